@@ -1,0 +1,92 @@
+"""Rows of a layer's mixer: norm, projections, positions, attention itself, output, residual."""
+
+from __future__ import annotations
+
+from coopt.ops.cut import Cut
+from coopt.ops.rows import Rows, elementwise, matmul
+from coopt.ops.shapes import attended, query_key_dim, value_dim
+from coopt.spec.nouns import LayerKind, Layout, Model, Row
+from coopt.xp import maximum, minimum
+
+# Passes over the score matrix when it is written to memory (elements of two bytes): forward writes it, scales and
+# masks it, softmax reads and writes, dropout reads, writes and keeps a mask, the second product reads it.
+SCORE_PASSES = 6.0
+SCORE_PASSES_BACK = 8.0
+
+
+def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
+    """The rows of one mixer on one chip, a micro-batch and layer at a time; `name` prefixes them."""
+    d, tokens, tp = model.d_model, cut.tokens, layout.tp
+    recipe = layout.precision
+    byte = recipe.activation
+    between = tokens / cut.split  # tokens a chip keeps between the parallel blocks
+    heads = kind.heads / tp
+    kv_heads = maximum(kind.kv_heads / tp, 1.0)  # fewer heads than chips are copied
+    qk, v = query_key_dim(kind), value_dim(kind)
+    linear = recipe.linear
+
+    rows = elementwise(
+        f"{name}norm", cut, read=byte * between * d, written=byte * between * d, back_read=3.0 * byte * between * d,
+        back_written=byte * between * d, launches=1.0, back_launches=2.0,
+    )  # fmt: skip
+    if kind.mixer == "mla":
+        key_value = kind.head_dim + kind.v_dim
+        rank = kind.kv_rank + kind.rope_dim
+        has_rank = minimum(kind.q_rank, 1.0)
+        rows += matmul(f"{name}q_down", cut, layout, m=between, n=kind.q_rank, k=d, type=linear, count=has_rank)
+        rows += matmul(f"{name}q_up", cut, layout, m=tokens, n=heads * qk,
+                       k=has_rank * kind.q_rank + (1.0 - has_rank) * d, type=linear)  # fmt: skip
+        rows += matmul(f"{name}kv_down", cut, layout, m=between, n=rank, k=d, type=linear)
+        rows += matmul(f"{name}kv_up", cut, layout, m=tokens, n=heads * key_value, k=kind.kv_rank, type=linear)
+        kv_heads = heads
+        latent = kind.q_rank + rank
+        rows += elementwise(f"{name}latent_norm", cut, read=byte * between * latent, written=byte * between * latent,
+                            back_read=3.0 * byte * between * latent, back_written=byte * between * latent,
+                            launches=2.0, back_launches=4.0)  # fmt: skip
+    else:
+        rows += matmul(f"{name}qkv", cut, layout, m=tokens, n=(heads + 2.0 * kv_heads) * qk, k=d, type=linear)
+    rotated = tokens * (heads + kv_heads) * qk * byte
+    rows += elementwise(f"{name}rope", cut, read=rotated, written=rotated, back_read=rotated, back_written=rotated,
+                        launches=2.0, back_launches=2.0)  # fmt: skip
+    rows += _products(name, kind, layout, cut, heads=heads, kv_heads=kv_heads)
+    rows += matmul(f"{name}out", cut, layout, m=tokens, n=d, k=heads * v, type=linear)
+    residual = byte * between * d
+    rows += elementwise(f"{name}residual", cut, read=2.0 * residual, written=residual, back_read=residual,
+                        back_written=residual * kind.dropout, back_launches=kind.dropout)  # fmt: skip
+    return rows
+
+
+def _products(name: str, kind: LayerKind, layout: Layout, cut: Cut, *, heads, kv_heads) -> Rows:
+    """The two products and the softmax between them.
+
+    Fused: 2 products forward, 5 backward over the causal half, no score traffic. Unfused: the whole square, 2 and 4
+    products, and the scores pass through memory.
+    """
+    recipe = layout.precision
+    fused = layout.fused_attention
+    qk, v = query_key_dim(kind), value_dim(kind)
+    keys = fused * attended(kind, cut.seq_len) + (1.0 - fused) * cut.seq_len
+    one = 2.0 * cut.tokens * keys * heads  # FLOPs of one product, a unit of head size
+    read = recipe.activation * cut.tokens * (heads * qk + kv_heads * (qk + v))
+    written = recipe.activation * cut.tokens * heads * v
+
+    def products(part, phase, count, flops, read, written, launches):
+        return Row(
+            name=f"{name}scores{part}", kind="attention", phase=phase, count=count, launches=launches, m=cut.tokens,
+            n=keys, k=qk, batch=heads, type=recipe.attention, flops=flops, read=read, written=written,
+        )  # fmt: skip
+
+    forward = one * (qk + v)
+    back = one * (3.0 * qk + 2.0 * v) * fused + 2.0 * forward * (1.0 - fused)
+    kernels = 1.0 * fused + 4.0 * (1.0 - fused)
+    rows = (
+        products("", "forward", 1.0, forward, read, written, kernels),
+        products(".again", "recompute", cut.partial, forward, read, written, kernels),
+        products(".dx", "backward", 1.0, back, 2.0 * read + 2.0 * written, read + written, 2.0 * kernels),
+    )
+    scores = (1.0 - fused) * 2.0 * cut.tokens * cut.seq_len * heads  # B of one pass
+    return rows + elementwise(
+        f"{name}softmax", cut, read=0.5 * SCORE_PASSES * scores, written=0.5 * SCORE_PASSES * scores,
+        back_read=0.5 * SCORE_PASSES_BACK * scores, back_written=0.5 * SCORE_PASSES_BACK * scores,
+        launches=2.0 * (1.0 - fused), back_launches=2.0 * (1.0 - fused), again=cut.partial,
+    )  # fmt: skip

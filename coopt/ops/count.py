@@ -1,0 +1,157 @@
+"""`count`: a model, a layout and a workload become the operations of one training step."""
+
+from __future__ import annotations
+
+from coopt.ops import ends, parallel
+from coopt.ops.attention import attention
+from coopt.ops.cut import Cut, cut
+from coopt.ops.feedforward import feedforward
+from coopt.ops.memory import memory
+from coopt.ops.optimizer import optimizer
+from coopt.ops.rows import Rows, elementwise
+from coopt.ops.shapes import check_kinds, layers, model_flops
+from coopt.ops.weights import chip_weights, stages
+from coopt.problems import Problem, Refused
+from coopt.spec.nouns import VERDICTS, LayerKind, Layout, Leaf, Model, Ops, Phase, Row, Workload
+from coopt.tree import replace
+from coopt.xp import floor, logical_or, maximum, where
+
+
+def count(model: Model, layout: Layout, workload: Workload) -> Ops:
+    """What one step must do on the busiest chip, row by row, with memory by part and a verdict on the arithmetic.
+
+    Pure and elementwise in every leaf: `model`, `layout` and `workload` may hold scalars, flat batches or lattice
+    axes, NumPy or JAX. Raises `Refused` for kinds of layer or work that are not priced.
+
+    >>> from coopt.spec.nouns import LayerKind, Layout, Model, training
+    >>> gpt = Model(d_model=1024., vocab=50304., kinds=(LayerKind(count=24., heads=16., kv_heads=16.,
+    ...             head_dim=64., d_ff=4096., gated=0.),))
+    >>> ops = count(gpt, Layout(dp=8., micro_batch=4.), training(1024., 256.))
+    >>> float(ops.micro_batches), f"{float(ops.model_flops):.3e}"
+    (8.0, '5.956e+14')
+    """
+    check_kinds(model)
+    phase = _training_phase(workload)
+    sizes = cut(model, layout, phase)
+    split = stages(model, layout)
+    weights = chip_weights(model, layout, sizes, split)
+    # zero splits over fsdp chips of dp; context parallel chips hold copies of weights too and share the work
+    shards = maximum(where(layout.fsdp > 1.5, layout.fsdp, 1.0) * layout.cp, 1.0)
+    shards = where(layout.zero < 0.5, 1.0, shards)
+    expert_shards = where(layout.zero < 0.5, 1.0, sizes.expert_data)
+    rows = _layers(model, layout, sizes)
+    rows += _offload(model, layout, sizes)
+    rows += ends.embedding(model, layout, sizes) + ends.head(model, layout, sizes)
+    rows += parallel.pipeline(model, layout, sizes)
+    rows += parallel.data(layout, sizes, weights)
+    rows += optimizer(layout, weights, shards, expert_shards)
+    return Ops(
+        rows=rows,
+        memory=memory(model, layout, sizes, split, weights, shards=shards, expert_shards=expert_shards),
+        chips=layout.tp * layout.cp * layout.pp * layout.dp,
+        tokens=phase.batch * phase.seq_len,
+        model_flops=model_flops(model, phase.seq_len) * phase.batch * phase.seq_len,
+        stages=layout.pp,
+        chunks=layout.vpp,
+        micro_batches=sizes.micro_batches,
+        schedule=layout.schedule,
+        layers=layers(model),
+        layers_first=split.first,
+        layers_middle=split.middle,
+        layers_last=split.last,
+        type=layout.precision.linear,
+        verdict=verdict(model, layout, phase),
+    )
+
+
+def _training_phase(workload: Workload) -> Phase:
+    """The one training phase; other kinds of work are refused by name until they are priced."""
+    problems = [
+        Problem(field="workload", expected="train", got=phase.kind, hint="other phases are not priced yet")
+        for phase in workload.phases
+        if phase.kind != "train"
+    ]
+    if problems or len(workload.phases) != 1:
+        raise Refused(*(problems or [Problem(field="workload", expected="one training phase")]))
+    return workload.phases[0]
+
+
+def _layers(model: Model, layout: Layout, sizes: Cut) -> Rows:
+    """Rows of all layer kinds, each weighted by its share of the layers."""
+    total = layers(model)
+    rows: Rows = ()
+    for position, kind in enumerate(model.kinds):
+        prefix = f"{position}." if len(model.kinds) > 1 else ""
+        split_experts = where(layout.ep > 1.5, 1.0, 0.0) if kind.feedforward == "moe" else 0.0
+        own = attention(f"{prefix}attn.", model, kind, layout, sizes)
+        own += parallel.tensor(f"{prefix}attn.", model, layout, sizes, count=1.0)
+        own += parallel.context(f"{prefix}attn.", kind, layout, sizes)
+        own += feedforward(f"{prefix}mlp.", model, kind, layout, sizes)
+        own += parallel.tensor(f"{prefix}mlp.", model, layout, sizes, count=1.0 - split_experts)
+        own += _quantise(f"{prefix}", model, kind, layout, sizes)
+        if kind.feedforward == "moe":
+            own += parallel.expert(f"{prefix}mlp.", model, kind, layout, sizes)
+        if len(model.kinds) > 1:
+            own = tuple(replace(row, count=row.count * (kind.count / total)) for row in own)
+        rows += own
+    return rows
+
+
+def _quantise(name: str, model: Model, kind: LayerKind, layout: Layout, sizes: Cut) -> Rows:
+    """Casting the inputs of the layer's matmuls to eight or four bits, and their gradients on the way back."""
+    tokens, tp, d = sizes.tokens, layout.tp, model.d_model
+    width = kind.d_ff / tp
+    copies: Leaf = 1.0
+    if kind.feedforward == "moe":
+        width = kind.d_expert * kind.top_k / tp
+        copies = kind.top_k / tp * sizes.expert_tensor
+    inputs = d + kind.heads * kind.head_dim / tp + copies * d + width
+    outputs = (kind.heads + 2.0 * kind.kv_heads) * kind.head_dim / tp + d + (1.0 + kind.gated) * width + copies * d
+    on = layout.precision.quantise
+    return elementwise(f"{name}quantise", sizes, read=2.0 * tokens * inputs, written=tokens * inputs,
+                       back_read=2.0 * tokens * outputs, back_written=2.0 * tokens * outputs, count=on, launches=4.0,
+                       back_launches=4.0)  # fmt: skip
+
+
+def _offload(model: Model, layout: Layout, sizes: Cut) -> tuple[Row, ...]:
+    """Moving kept activations to the host and back: the layer's input under full recompute, about 17 of it else."""
+    boundary = layout.precision.activation * sizes.tokens / sizes.split * model.d_model
+    moved = layout.offload * boundary * where(sizes.full > 0.5, 1.0, 17.0)
+    return tuple(
+        Row(name=f"offload.{part}", kind="host", phase=phase, group="host", count=where(moved > 0.0, 1.0, 0.0),
+            payload=moved)
+        for part, phase in (("out", "forward"), ("in", "backward"))
+    )  # fmt: skip
+
+
+def verdict(model: Model, layout: Layout, phase: Phase) -> Leaf:
+    """The first thing that does not divide, as a code into VERDICTS; 0 where all of it does."""
+
+    def odd(whole: Leaf, part: Leaf) -> Leaf:
+        """True where `part` does not divide `whole`."""
+        return abs(whole / part - floor(whole / part + 0.5)) > 1e-4
+
+    tp, cp, pp, dp = layout.tp, layout.cp, layout.pp, layout.dp
+    micro_batches = phase.batch / (dp * layout.micro_batch)
+    experts = [kind.experts for kind in model.kinds if kind.feedforward == "moe"]
+    checks = [
+        ("heads", [odd(kind.heads, tp) for kind in model.kinds]),
+        ("batch", [odd(phase.batch, dp * layout.micro_batch)]),
+        ("layers", [pp * layout.vpp > layers(model) + 0.5]),
+        ("sequence", [odd(phase.seq_len, cp * where(layout.sp > 0.5, tp, 1.0))]),
+        ("fsdp", [odd(dp, maximum(layout.fsdp, 1.0))]),
+        ("experts", [odd(e, layout.ep) for e in experts] + [odd(tp * cp * dp, layout.ep)] if experts else []),
+        ("schedule", [_interleaving_fails(pp, layout.vpp, micro_batches)]),
+    ]
+    code: Leaf = 0.0
+    for name, fails in reversed(checks):
+        for fail in fails:
+            code = where(fail, float(VERDICTS.index(name)), code)
+    return code
+
+
+def _interleaving_fails(pp: Leaf, vpp: Leaf, micro_batches: Leaf) -> Leaf:
+    """Interleaving needs a pipeline, and whole rounds of pp micro-batches."""
+    rounds = micro_batches / pp
+    ragged = abs(rounds - floor(rounds + 0.5)) > 1e-4
+    return where(vpp > 1.5, logical_or(pp < 1.5, ragged), False)

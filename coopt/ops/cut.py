@@ -1,0 +1,57 @@
+"""The sizes a layout leaves on one chip: worked out once, read by every room of rows."""
+
+from __future__ import annotations
+
+from coopt.spec.nouns import Layout, Leaf, Model, Phase
+from coopt.tree import struct
+from coopt.xp import choose, maximum, where
+
+
+@struct
+class Cut:
+    """One micro-batch on one chip."""
+
+    seq_len: Leaf = 0.0
+    sequences: Leaf = 0.0  # a micro-batch
+    tokens: Leaf = 0.0  # a micro-batch on one chip, before tensor parallelism splits them
+    split: Leaf = 1.0  # tp where sequence parallel, else 1: divides what lies between matmuls
+    micro_batches: Leaf = 1.0
+    full: Leaf = 0.0  # 1 where everything is recomputed
+    partial: Leaf = 0.0  # 1 where attention is recomputed (selective or full)
+    sharded: Leaf = 0.0  # 1 where weights are gathered when used (zero 3)
+    stride_tensor: Leaf = 1.0
+    stride_context: Leaf = 1.0
+    stride_data: Leaf = 1.0
+    stride_pipeline: Leaf = 1.0
+    expert_tensor: Leaf = 1.0  # ways one expert is split
+    expert_data: Leaf = 1.0  # replicas of one expert
+    vocab: Leaf = 0.0  # columns of the head on one chip
+
+
+def cut(model: Model, layout: Layout, phase: Phase) -> Cut:
+    """Sizes on one chip for one micro-batch of a training phase."""
+    tp, cp, pp, dp = layout.tp, layout.cp, layout.pp, layout.dp
+    order = layout.order
+    # Groups are numbered with the closest chips first; a stride is the product of the axes inside.
+    stride_tensor = choose(order, (1.0, 1.0, pp))
+    stride_context = stride_tensor * tp
+    stride_data = choose(order, (tp * cp, tp * cp * pp, pp * tp * cp))
+    stride_pipeline = choose(order, (tp * cp * dp, tp * cp, 1.0))
+    expert_tensor = where(layout.ep > 1.5, 1.0, tp)
+    return Cut(
+        seq_len=phase.seq_len,
+        sequences=layout.micro_batch,
+        tokens=layout.micro_batch * phase.seq_len / cp,
+        split=where(layout.sp > 0.5, tp, 1.0),
+        micro_batches=phase.batch / (dp * layout.micro_batch),
+        full=where(layout.recompute > 1.5, 1.0, 0.0),
+        partial=where(layout.recompute > 0.5, 1.0, 0.0),
+        sharded=where(layout.zero > 2.5, 1.0, 0.0),
+        stride_tensor=stride_tensor,
+        stride_context=stride_context,
+        stride_data=stride_data,
+        stride_pipeline=stride_pipeline,
+        expert_tensor=expert_tensor,
+        expert_data=maximum(tp * cp * dp / (layout.ep * expert_tensor), 1.0),
+        vocab=model.vocab / tp,
+    )

@@ -1,0 +1,122 @@
+"""Rows of communication: what tensor, context, expert, data and pipeline parallelism send, and how often."""
+
+from __future__ import annotations
+
+from coopt.ops.cut import Cut
+from coopt.ops.feedforward import routed_tokens
+from coopt.ops.rows import Rows, wire
+from coopt.ops.shapes import query_key_dim, value_dim
+from coopt.ops.weights import Weights
+from coopt.spec.nouns import LayerKind, Layout, Leaf, Model
+from coopt.xp import maximum, where
+
+
+def tensor(name: str, model: Model, layout: Layout, cut: Cut, *, count: Leaf) -> Rows:
+    """Around one parallel block: an all-reduce each way, or, with sequence parallelism, gather and scatter.
+
+    Payload: the activations of a micro-batch, T d, whole. The backward pass gathers the block's input once more,
+    for the weight gradient.
+    """
+    full = layout.precision.wire * cut.tokens * model.d_model
+
+    def one(part: str, collective: str, phase: str, count: Leaf):
+        return wire(f"{name}{part}", collective=collective, group="tensor", phase=phase, count=count, payload=full,
+                    size=layout.tp, stride=cut.stride_tensor)  # fmt: skip
+
+    sp, plain = count * layout.sp, count * (1.0 - layout.sp)
+    return (
+        one("tp.gather", "all_gather", "forward", sp),
+        one("tp.scatter", "reduce_scatter", "forward", sp),
+        one("tp.reduce", "all_reduce", "forward", plain),
+        one("tp.gather.again", "all_gather", "recompute", sp * cut.full),
+        one("tp.scatter.again", "reduce_scatter", "recompute", sp * cut.full),
+        one("tp.reduce.again", "all_reduce", "recompute", plain * cut.full),
+        one("tp.gather.dx", "all_gather", "backward", 2.0 * sp),
+        one("tp.scatter.dx", "reduce_scatter", "backward", sp),
+        one("tp.reduce.dx", "all_reduce", "backward", plain),
+    )
+
+
+def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
+    """Keys and values of the whole sequence reach every chip: gathered forward, scattered back as gradients."""
+    heads = maximum(kind.kv_heads / layout.tp, 1.0)
+    if kind.mixer == "mla":
+        heads = kind.heads / layout.tp
+    whole = layout.precision.wire * cut.tokens * layout.cp * heads * (query_key_dim(kind) + value_dim(kind))
+
+    def one(part: str, collective: str, phase: str, count: Leaf):
+        return wire(f"{name}cp.{part}", collective=collective, group="context", phase=phase, count=count,
+                    payload=whole, size=layout.cp, stride=cut.stride_context)  # fmt: skip
+
+    return (
+        one("gather", "all_gather", "forward", 1.0),
+        one("gather.again", "all_gather", "recompute", cut.partial),
+        one("gather.dx", "all_gather", "backward", 1.0),
+        one("scatter.dx", "reduce_scatter", "backward", 1.0),
+    )
+
+
+def expert(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
+    """Dispatch to the experts' chips and combine on the way back: an all-to-all each, both ways."""
+    sent = layout.precision.dispatch * routed_tokens(kind, layout, cut) * model.d_model
+    back = layout.precision.wire * routed_tokens(kind, layout, cut) * model.d_model
+
+    def one(part: str, phase: str, count: Leaf, payload: Leaf):
+        return wire(f"{name}ep.{part}", collective="all_to_all", group="expert", phase=phase, count=count,
+                    payload=payload, size=layout.ep, stride=cut.stride_tensor)  # fmt: skip
+
+    return (
+        one("dispatch", "forward", 1.0, sent),
+        one("combine", "forward", 1.0, back),
+        one("again", "recompute", cut.full, sent + back),
+        one("dx", "backward", 1.0, 2.0 * back),
+    )
+
+
+def pipeline(model: Model, layout: Layout, cut: Cut) -> Rows:
+    """Activations to the next stage and gradients back, once a micro-batch and model chunk."""
+    sent = layout.precision.wire * cut.tokens * model.d_model / cut.split
+    count = where(layout.pp > 1.5, layout.vpp, 0.0)
+    return tuple(
+        wire(f"pipeline.{part}", collective="p2p", group="pipeline", phase=phase, scope="stage", count=count,
+             payload=sent, size=layout.pp, stride=cut.stride_pipeline)
+        for part, phase in (("send", "forward"), ("send.dx", "backward"))
+    )  # fmt: skip
+
+
+def data(layout: Layout, cut: Cut, weights: Weights) -> Rows:
+    """Gradients summed and weights gathered, dense and expert weights over their own replicas.
+
+    Zero 0: all-reduce of gradients. 1, 2: reduce-scatter, then all-gather of the new weights, once a step. 3: weights
+    gathered before use forward and backward and gradients scattered, in every layer and micro-batch; what is left of
+    dp beyond fsdp holds copies, whose gradients are reduced once a step.
+    """
+    recipe = layout.precision
+    kept = where(layout.zero < 0.5, 1.0, 0.0)
+    split = (1.0 - kept) * (1.0 - cut.sharded)
+    dense_stride = where(layout.cp > 1.5, cut.stride_context, cut.stride_data)
+    shards = where(layout.fsdp > 1.5, layout.fsdp, layout.dp * layout.cp)
+    shards = where(shards * 1.5 > layout.dp, layout.dp * layout.cp, shards)  # all of dp: cp takes part as well
+    groups = (
+        ("", weights.stage_dense, weights.layer_dense, layout.dp * layout.cp, shards, dense_stride),
+        ("expert.", weights.stage_expert, weights.layer_expert, cut.expert_data, cut.expert_data,
+         maximum(layout.ep * cut.expert_tensor, 1.0) * cut.stride_tensor),
+    )  # fmt: skip
+    rows = ()
+    for name, stage, layer, copies, ways, stride in groups:
+
+        def one(part, collective, phase, scope, count, payload, size, stride=stride, name=name):
+            return wire(f"data.{name}{part}", collective=collective, group="data", phase=phase, scope=scope,
+                        count=count, payload=payload, size=size, stride=stride)  # fmt: skip
+
+        rows += (
+            one("reduce", "all_reduce", "backward", "step", kept, recipe.reduce * stage, copies),
+            one("scatter", "reduce_scatter", "backward", "step", split, recipe.reduce * stage, copies),
+            one("gather", "all_gather", "optimizer", "step", split, recipe.gather * stage, copies),
+            one("fsdp.gather", "all_gather", "forward", "layer", cut.sharded, recipe.gather * layer, ways),
+            one("fsdp.gather.dx", "all_gather", "backward", "layer", cut.sharded, recipe.gather * layer, ways),
+            one("fsdp.scatter", "reduce_scatter", "backward", "layer", cut.sharded, recipe.reduce * layer, ways),
+            one("fsdp.copies", "all_reduce", "backward", "step", cut.sharded, recipe.reduce * stage / ways,
+                maximum(copies / ways, 1.0), stride * ways),
+        )  # fmt: skip
+    return rows

@@ -1,0 +1,180 @@
+"""A layout as a person writes it, filled by what the stack does by itself; every filled field is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coopt.problems import Problem, Refused
+from coopt.spec import nouns, read
+from coopt.spec.find import Folders
+from coopt.spec.machine import stack_profile
+from coopt.spec.schema import near
+from coopt.spec.schema_types import flag, shown
+
+_COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch")
+_CODES = {"schedule": nouns.SCHEDULES, "recompute": nouns.RECOMPUTE, "order": nouns.ORDERS}
+_FIELDS = tuple(field.name for field in dataclasses.fields(nouns.Layout))
+
+
+def layout(
+    given: Mapping[str, Any] | str,
+    *,
+    chips: float | None = None,
+    model: nouns.Model | None = None,
+    hardware: nouns.Hardware | None = None,
+    stack: str | None = None,
+    path: Folders = None,
+) -> tuple[nouns.Layout, tuple[str, ...]]:
+    """The layout that `tp=8,pp=4,recompute=full` means on `chips` chips, and a sentence for each field filled in.
+
+    Left-out fields are the stack's practice, or 1; dp = chips / (tp cp pp), rounded down, so that a layout that does
+    not fit the chips is a verdict of the count and not an error here. Codes take names, precision a recipe's name.
+    Raises Refused for unknown fields and for values that no such field takes.
+
+    >>> cut, said = layout("tp=8,pp=4", chips=1024)
+    >>> cut.dp, cut.fsdp, cut.sp
+    (32.0, 32.0, 1.0)
+    >>> said[0]
+    'fused_attention=1: practice of the stack generic'
+    """
+    fields, problems = {}, []
+    for key, value in _parts(given):
+        try:
+            fields[key] = _value(key, value)
+        except Refused as refusal:
+            problems += refusal.problems
+    if problems:
+        raise Refused(*problems)
+    chips = chips or (hardware.chips if hardware else 1.0)
+    practice, said = _practice(stack or (hardware.stack if hardware else "generic"), path)
+    for key, (value, who) in practice.items():
+        if key not in fields and key in _FIELDS and key not in ("sp", "fsdp"):
+            fields[key] = _value(key, value)
+            said += (f"{key}={_spelled(value)}: {who}",)
+    tp, cp, pp = (fields.get(key, 1.0) for key in ("tp", "cp", "pp"))
+    fields.setdefault("dp", max(1.0, math.floor(chips / (tp * cp * pp))))
+    said += _sequence_parallel(fields, practice) + _shards(fields, practice)
+    if model is not None and "ep" not in fields and any(kind.feedforward == "moe" for kind in model.kinds):
+        said += ("ep=1: not given; every chip of a tensor group holds its share of all experts",)
+    return nouns.Layout(**fields), said
+
+
+def padded(model: nouns.Model, tp: float = 1.0, *, stack: str = "generic", path: Folders = None) -> nouns.Model:
+    """The model with the vocabulary that a stack makes of it: a multiple of the stack's `vocab_multiple` times tp.
+
+    >>> padded(nouns.Model(vocab=50257.0), 8.0, stack="megatron-lm").vocab
+    51200.0
+    """
+    practice, _ = _practice(stack, path)
+    multiple = float(practice.get("vocab_multiple", (1.0, ""))[0]) * tp
+    return dataclasses.replace(model, vocab=math.ceil(model.vocab / multiple) * multiple)
+
+
+def _parts(given: Mapping[str, Any] | str) -> list[tuple[str, Any]]:
+    """Pairs of field and value; every part that is no such pair, or comes twice, is refused."""
+    if isinstance(given, Mapping):
+        return [(str(key), value) for key, value in given.items()]
+    pairs, problems = [], []
+    for part in (part.strip() for part in given.split(",")):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals and part:
+            problems.append(Problem(field="layout", expected="field=value", got=part[:60], hint="write `tp=8,pp=4`"))
+        elif key in dict(pairs):
+            problems.append(Problem(field=f"layout.{key}", expected="each field once", got=part[:60]))
+        elif part:
+            pairs.append((key, value))
+    if problems:
+        raise Refused(*problems)
+    return pairs
+
+
+def _value(key: str, given: Any) -> Any:
+    """One field of a layout, as the number that `Layout` holds."""
+    if key not in _FIELDS:
+        hint = near(key, _FIELDS, otherwise=20)
+        raise Refused(Problem(field=f"layout.{key[:60]}", expected="a field of a layout", got=key[:60], hint=hint))
+    if key == "precision":
+        return given if isinstance(given, nouns.Precision) else _recipe(given)
+    given = read.plain(given) if isinstance(given, str) else given
+    if key == "fsdp" and given == "dp":
+        return given
+    if key in _CODES and isinstance(given, str):
+        names = _CODES[key]
+        wanted, value = "one of " + ", ".join(names), float(names.index(given)) if given in names else None
+    else:
+        wanted, accept = _ACCEPTS[key]
+        value = accept(given)
+    if value is None:
+        hint = near(given, _CODES[key]) if key in _CODES and isinstance(given, str) else ""
+        raise Refused(Problem(field=f"layout.{key}", expected=wanted, got=shown(given), hint=hint))
+    return value
+
+
+def _recipe(given: Any) -> nouns.Precision:
+    if given not in nouns.PRECISIONS:
+        expected, hint = "a precision recipe", near(str(given), nouns.PRECISIONS)
+        raise Refused(Problem(field="layout.precision", expected=expected, got=shown(given), hint=hint))
+    return nouns.PRECISIONS[given]
+
+
+def _whole(least: int, most: float) -> Callable[[Any], float | None]:
+    def accept(given: Any) -> float | None:
+        number = not isinstance(given, bool) and isinstance(given, (int, float))
+        return float(given) if number and least <= given <= most and given == int(given) else None
+
+    return accept
+
+
+def _yes(given: Any) -> float | None:
+    said = flag(int(given) if isinstance(given, float) and given in (0.0, 1.0) else given)
+    return None if said is None else float(said)
+
+
+def _part(given: Any) -> float | None:
+    number = not isinstance(given, bool) and isinstance(given, (int, float))
+    return float(given) if number and 0 <= given <= 1 else None
+
+
+_ACCEPTS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
+    **{key: ("a whole number from 1", _whole(1, 1e9)) for key in _COUNTS},
+    **{key: (f"one of {', '.join(names)}", _whole(0, len(names) - 1)) for key, names in _CODES.items()},
+    "zero": ("0, 1, 2 or 3", _whole(0, 3)),
+    "sp": ("0 or 1", _yes),
+    "fused_attention": ("0 or 1", _yes),
+    "offload": ("a share from 0 to 1", _part),
+}
+
+
+def _practice(stack: str, path: Folders) -> tuple[dict[str, tuple[Any, str]], tuple[str, ...]]:
+    """What a stack does by itself, field by field, each with the words that say so."""
+    found, said = stack_profile(stack, path)
+    given = found.fields.practice
+    who = f"practice of the stack {found.name}"
+    return {key: (value, who) for key in type(given).model_fields if (value := getattr(given, key)) is not None}, said
+
+
+def _sequence_parallel(fields: dict[str, Any], practice: Mapping[str, tuple[Any, str]]) -> tuple[str, ...]:
+    if "sp" in fields or "sp" not in practice:
+        return ()
+    value, who = practice["sp"]
+    fields["sp"] = float(fields.get("tp", 1.0) > 1) if value == "with-tp" else float(value)
+    return (f"sp={fields['sp']:g}: {who}" + (" (1 where tp > 1)" if value == "with-tp" else ""),)
+
+
+def _shards(fields: dict[str, Any], practice: Mapping[str, tuple[Any, str]]) -> tuple[str, ...]:
+    """Shards of the optimizer's state: all of dp where the stack splits it, or where `fsdp=dp` is asked for."""
+    if "fsdp" in fields:
+        fields["fsdp"] = fields["dp"] if fields["fsdp"] == "dp" else fields["fsdp"]
+        return ()
+    if fields.get("zero", nouns.Layout().zero) < 1:
+        return ()
+    value, who = practice.get("fsdp", ("dp", "state is split (zero >= 1), over all of dp"))
+    fields["fsdp"] = fields["dp"] if value == "dp" else min(value, fields["dp"])
+    return (f"fsdp={fields['fsdp']:g}: {who}",)
+
+
+def _spelled(value: Any) -> str:
+    return f"{float(value):g}" if isinstance(value, (bool, int, float)) else str(value)

@@ -1,0 +1,367 @@
+"""The nouns: frozen pytrees, SI base units, leaves that may be scalars or broadcastable arrays.
+
+Nothing here computes. A `Layout` whose leaves have shape `(n,)`, or one lattice axis each, *is* many layouts; the
+expression in `ops/` and `cost/` never asks which. Codes are small floats that index the tuples of names below, so
+that a choice can be an axis of a search. NaN in a price or a power means `not known`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coopt.tree import label, static, struct
+
+Leaf = Any  # a float, or an array that broadcasts against the other leaves
+
+NAN = float("nan")
+
+# Number formats, their storage (bytes an element, block scales included) and the recipes that name them.
+TYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8")
+TYPE_BYTES = (4.0, 4.0, 2.0, 2.0, 1.0, 1.0 + 1 / 32, 0.5 + 1 / 16, 1.0)
+RECOMPUTE = ("none", "selective", "full")
+SCHEDULES = ("1f1b", "gpipe", "zero-bubble")
+ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp")  # innermost (closest chips) first
+MIXERS = ("full", "window", "mla", "linear", "sparse")
+FEEDFORWARDS = ("dense", "moe")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
+KINDS = ("matmul", "attention", "elementwise", "gather", "collective", "p2p", "host", "bubble", "overhead")
+PHASES = ("forward", "recompute", "backward", "optimizer", "step")
+BOUNDS = ("compute", "memory", "network", "latency", "overhead", "none")
+VERDICTS = (
+    "fits",
+    "memory",  # the fullest stage wants more than the chip has
+    "chips",  # tp * cp * pp * dp is not the number of chips
+    "heads",  # tp does not divide the heads
+    "batch",  # dp * micro_batch does not divide the batch
+    "layers",  # more pipeline chunks than layers
+    "experts",  # ep does not divide the experts, or tp * cp * dp
+    "sequence",  # cp or sp does not divide the sequence
+    "fsdp",  # fsdp does not divide dp
+    "schedule",  # interleaving needs micro-batches in multiples of pp, or has no pipeline
+    "type",  # the chip has no such number format
+    "offload",  # no host link, or host memory too small
+    "unpriced",  # a field that pricing needs is not known
+)
+
+
+@struct
+class Precision:
+    """A recipe: a type code for each op class, and bytes an element for what is kept and what is sent."""
+
+    name: str = label("bf16")
+    linear: Leaf = 2.0  # type code of the layers' matmuls
+    attention: Leaf = 2.0  # type code of the attention products
+    head: Leaf = 2.0  # type code of the LM head
+    activation: Leaf = 2.0  # B an element, kept for the backward pass
+    weight: Leaf = 2.0  # B an element of the copy that computes
+    gradient: Leaf = 4.0  # B an element of the gradient kept
+    state: Leaf = 12.0  # B a parameter of master weight and optimizer moments
+    gather: Leaf = 2.0  # B an element of a gathered weight
+    reduce: Leaf = 4.0  # B an element of a reduced gradient
+    wire: Leaf = 2.0  # B an element of an activation sent (tp, cp, pp)
+    dispatch: Leaf = 2.0  # B an element of a dispatched token (ep)
+    quantise: Leaf = 0.0  # 1 when linear inputs are cast, with a scale, before each matmul
+    cache: Leaf = 2.0  # B an element of the KV cache
+
+
+PRECISIONS = {
+    "fp32": Precision(
+        name="fp32", linear=0.0, attention=0.0, head=0.0, activation=4.0, weight=4.0, gather=4.0, wire=4.0,
+        dispatch=4.0, cache=4.0, state=8.0,
+    ),
+    "bf16": Precision(name="bf16"),
+    "fp16": Precision(name="fp16", linear=3.0, attention=3.0, head=3.0),
+    "fp8": Precision(name="fp8", linear=4.0, quantise=1.0, gather=1.0),
+    "mxfp8": Precision(name="mxfp8", linear=5.0, quantise=1.0),
+    "nvfp4": Precision(name="nvfp4", linear=6.0, quantise=1.0),
+    "int8": Precision(name="int8", linear=7.0, quantise=1.0),
+}  # fmt: skip
+
+
+@struct
+class LayerKind:
+    """One kind of layer and how many there are: a mixer and a feed-forward."""
+
+    mixer: str = static("full")  # one of MIXERS
+    feedforward: str = static("dense")  # one of FEEDFORWARDS
+    count: Leaf = 0.0
+    heads: Leaf = 1.0
+    kv_heads: Leaf = 1.0
+    head_dim: Leaf = 64.0
+    window: Leaf = 0.0  # tokens attended to, for `window` and `sparse`
+    q_rank: Leaf = 0.0  # mla: rank of the query projection; 0 = none
+    kv_rank: Leaf = 0.0  # mla: rank of the compressed key and value
+    rope_dim: Leaf = 0.0  # mla: head size that carries positions
+    v_dim: Leaf = 0.0  # mla: head size of values
+    d_ff: Leaf = 0.0  # dense feed-forward width
+    gated: Leaf = 1.0  # 1: three matrices (SwiGLU), 0: two
+    experts: Leaf = 0.0
+    top_k: Leaf = 0.0
+    d_expert: Leaf = 0.0  # width of one expert
+    shared: Leaf = 0.0  # shared experts a token always visits
+    d_shared: Leaf = 0.0  # width of one shared expert
+    bias: Leaf = 0.0  # 1: linear layers carry biases
+    dropout: Leaf = 0.0  # 1: dropout after attention, its output and the feed-forward; masks are kept
+    norms: Leaf = 2.0  # vectors of length d_model in the layer's norms (LayerNorm counts 2 a norm)
+
+
+@struct
+class Model:
+    """A decoder: embedding, a short table of layer kinds, head."""
+
+    name: str = label("")
+    source: str = label("")
+    d_model: Leaf = 0.0
+    vocab: Leaf = 0.0
+    tied: Leaf = 0.0  # 1: head and input embedding are one matrix
+    positions: Leaf = 0.0  # learned position vectors
+    norms: Leaf = 1.0  # vectors of length d_model in the final norm
+    context: Leaf = 0.0  # longest sequence it is meant for
+    kinds: tuple[LayerKind, ...] = ()
+
+
+@struct
+class Layout:
+    """How a model is cut over chips; chips = tp * cp * pp * dp."""
+
+    tp: Leaf = 1.0  # tensor parallel
+    cp: Leaf = 1.0  # context parallel
+    pp: Leaf = 1.0  # pipeline stages
+    dp: Leaf = 1.0  # data parallel replicas
+    fsdp: Leaf = 1.0  # shards of weights and state inside dp; dp / fsdp copies (HSDP)
+    ep: Leaf = 1.0  # expert parallel; divides tp * cp * dp
+    vpp: Leaf = 1.0  # model chunks a stage (interleaving)
+    schedule: Leaf = 0.0  # code into SCHEDULES
+    micro_batch: Leaf = 1.0  # sequences a replica a pass
+    sp: Leaf = 0.0  # 1: sequence parallel (norms and residuals split over tp)
+    zero: Leaf = 1.0  # 0 replicated, 1 state, 2 + gradients, 3 + weights split over fsdp
+    recompute: Leaf = 0.0  # code into RECOMPUTE
+    fused_attention: Leaf = 1.0  # 1: scores never leave the chip's cores; 0: written and read back
+    offload: Leaf = 0.0  # share of kept activations moved to host memory and back
+    order: Leaf = 0.0  # code into ORDERS
+    precision: Precision = Precision()
+
+
+@struct
+class Phase:
+    """One kind of work in a workload: train, prefill or decode; `repeat` times a turn, on one pool of chips."""
+
+    kind: str = static("train")
+    pool: str = static("all")
+    seq_len: Leaf = 0.0
+    batch: Leaf = 0.0  # sequences a step, over all chips
+    context: Leaf = 0.0  # tokens already in the cache (prefill, decode)
+    repeat: Leaf = 1.0
+
+
+@struct
+class Workload:
+    """What is asked: a loop of phases. Pre-training is the loop of one; RL is generate, score, train."""
+
+    phases: tuple[Phase, ...] = (Phase(),)
+    tokens: Leaf = NAN  # tokens of the whole run; NaN: not asked
+
+    @property
+    def train(self) -> Phase:
+        """The one training phase."""
+        (phase,) = (p for p in self.phases if p.kind == "train")
+        return phase
+
+
+def training(seq_len: Leaf, batch: Leaf, tokens: Leaf = NAN) -> Workload:
+    """A pre-training workload of `batch` sequences of `seq_len` tokens a step, `tokens` in all."""
+    return Workload(phases=(Phase(kind="train", seq_len=seq_len, batch=batch),), tokens=tokens)
+
+
+@struct
+class Tier:
+    """One level of the network, seen from one chip."""
+
+    name: str = label("")
+    size: Leaf = 1.0  # chips inside one unit of this tier
+    bandwidth: Leaf = 0.0  # B/s one way a chip, all its links of this tier
+    latency: Leaf = 0.0  # s a step of a collective; starting one costs a few
+    efficiency: Leaf = 1.0  # share of the bandwidth that large messages reach
+    saturation: Leaf = 0.0  # B a collective at which half of that is reached
+    oversubscription: Leaf = 1.0  # 1 = full bisection
+    reduction: Leaf = 0.0  # 1: switches reduce in the network
+    axes: Leaf = 0.0  # torus dimensions; 0 = switched
+
+
+@struct
+class Hardware:
+    """The resolved machine: `resolve(chip, system, chips, stack)`. Every efficiency is a share of a peak."""
+
+    name: str = label("")
+    chip: str = label("")
+    family: str = label("")
+    stack: str = label("generic")
+    fidelity: str = label("transferred")  # measured | interpolated | transferred | compiler | speed-of-light
+    assumed: tuple[str, ...] = label(())  # sentences about what was filled in
+    chips: Leaf = 1.0
+    # the chip
+    peak: tuple[Leaf, ...] = (0.0,) * len(TYPES)  # FLOP/s dense by type; 0 = not supported
+    vector: Leaf = 0.0  # FLOP/s of the vector units
+    bandwidth: Leaf = 0.0  # B/s of main memory
+    memory: Leaf = 0.0  # B a program can use
+    cache: Leaf = 0.0  # B on chip (last-level cache or scratch)
+    cores: Leaf = 1.0  # units that each take one matmul tile at a time
+    tile_m: Leaf = 128.0  # rows of the matmul tile that reaches the efficiency below
+    tile_n: Leaf = 64.0
+    tile_k: Leaf = 2048.0  # shortest slice of the reduction that a library gives to one core
+    host_bandwidth: Leaf = 0.0  # B/s one way to the host; 0 = none
+    host_memory: Leaf = 0.0  # B of host memory a chip; 0 = none
+    # what it delivers
+    matmul: tuple[Leaf, ...] = (0.7,) * len(TYPES)  # share of the peak, large matmuls, by type
+    depth: Leaf = 256.0  # reduction length k at which a matmul reaches half of that
+    attention: Leaf = 0.5  # share of the peak, fused attention forward
+    attention_backward: Leaf = 0.4
+    attention_depth: Leaf = 1000.0  # sequence length at which fused attention reaches half of that
+    stream: Leaf = 0.8  # share of the memory bandwidth
+    kernel: Leaf = 5e-6  # s a launch costs on the device
+    # between chips, nearest first
+    tiers: tuple[Tier, ...] = ()
+    # the software stack's constants
+    dispatch: Leaf = 0.0  # s of host time a launch; exposed where kernels are shorter
+    passes: Leaf = 1.0  # bytes that pointwise kernels move, over those of perfectly fused ones
+    hide_tensor: Leaf = 0.0  # share of tensor, context and expert collectives that compute may hide
+    hide_data: Leaf = 0.9  # share of weight and gradient collectives that compute may hide
+    overhead: Leaf = 0.0  # share of the step spent outside the model
+    jitter: Leaf = 0.004  # relative spread of a chip's step; the job waits for the slowest
+    margin: Leaf = 1.0  # allocated over counted memory
+    reserved: Leaf = 0.0  # B a chip kept by runtime and communication
+    # power, money, dates, failures
+    watts_idle: Leaf = NAN  # W a chip, chip alone
+    watts: Leaf = NAN  # W a chip at full load, chip alone
+    watts_all_in: Leaf = NAN  # W a chip of IT power: host, network and chip
+    joules_flop: tuple[Leaf, ...] = (NAN,) * len(TYPES)
+    joules_byte: Leaf = NAN  # J/B of main memory
+    joules_wire: Leaf = NAN  # J/B sent
+    dollars_hour: Leaf = NAN  # USD a chip-hour, rented
+    dollars: Leaf = NAN  # USD a chip, bought, all in
+    date: Leaf = NAN  # year it can be had, as a decimal
+    failure_rate: Leaf = NAN  # interruptions a chip-second
+    restart: Leaf = NAN  # s from an interruption to the next step
+    checkpoint: Leaf = NAN  # s a checkpoint stops the run
+    sigma: Leaf = NAN  # standard deviation of log(measured / predicted); NaN: never compared
+
+
+@struct
+class Law:
+    """L(N, D) = E + A N^-alpha + B D^-beta, with what it was fitted on; `sparse` laws add expert terms."""
+
+    name: str = label("")
+    source: str = label("")
+    form: str = static("dense")  # dense | sparse
+    E: Leaf = 0.0
+    A: Leaf = 0.0
+    alpha: Leaf = 0.0
+    B: Leaf = 0.0
+    beta: Leaf = 0.0
+    errors: tuple[Leaf, ...] = (0.0,) * 5  # standard errors of E, A, alpha, B, beta
+    sparsity: tuple[Leaf, ...] = ()  # the sparse law's further constants, in the order its file gives
+    parameters: tuple[Leaf, Leaf] = (0.0, float("inf"))  # range of N it was fitted on
+    tokens: tuple[Leaf, Leaf] = (0.0, float("inf"))
+    aspect: tuple[Leaf, Leaf] = (0.0, float("inf"))  # d_model / layers
+    vocabulary: tuple[Leaf, Leaf] = (0.0, float("inf"))
+    experts: tuple[Leaf, Leaf] = (0.0, float("inf"))
+    critical: tuple[Leaf, Leaf] = (0.0, 0.0)  # critical batch in tokens = c * D^e: (c, e)
+
+
+@struct
+class Row:
+    """One operation of a step on one chip, as `count` leaves it; `estimate` reads nothing else."""
+
+    name: str = static("")
+    kind: str = static("elementwise")  # one of KINDS
+    phase: str = static("forward")  # one of PHASES
+    scope: str = static("layer")  # layer | stage | first | last | step: where and how often it runs
+    group: str = static("")  # tensor | data | pipeline | expert | context | host: what hides it, whose links
+    collective: str = static("")  # one of COLLECTIVES
+    count: Leaf = 0.0  # times a micro-batch and layer, a micro-batch (stage, first, last) or a step
+    launches: Leaf = 1.0  # kernels each time
+    m: Leaf = 0.0
+    n: Leaf = 0.0
+    k: Leaf = 0.0
+    batch: Leaf = 1.0
+    type: Leaf = 2.0  # code into TYPES
+    flops: Leaf = 0.0  # each time, one chip
+    read: Leaf = 0.0  # B
+    written: Leaf = 0.0  # B
+    payload: Leaf = 0.0  # B a chip holds of the full buffer (before a reduction, after a gather)
+    size: Leaf = 1.0  # chips in the group
+    stride: Leaf = 1.0  # distance between neighbours of the group, in chips
+
+
+@struct
+class Memory:
+    """Bytes on the fullest chip, by part."""
+
+    parameters: Leaf = 0.0
+    gradients: Leaf = 0.0
+    optimizer: Leaf = 0.0
+    activations: Leaf = 0.0
+    logits: Leaf = 0.0
+    buffers: Leaf = 0.0
+    host: Leaf = 0.0  # on the host, not on the chip
+
+
+@struct
+class Ops:
+    """What must be done in one step: a header, memory by part, and one row an operation."""
+
+    rows: tuple[Row, ...] = ()
+    memory: Memory = Memory()
+    chips: Leaf = 1.0
+    tokens: Leaf = 0.0  # a step, all chips
+    model_flops: Leaf = 0.0  # (6W + 1.5A) * tokens, recompute not counted
+    stages: Leaf = 1.0
+    chunks: Leaf = 1.0  # virtual stages
+    micro_batches: Leaf = 1.0
+    schedule: Leaf = 0.0
+    layers: Leaf = 0.0  # in all
+    layers_first: Leaf = 0.0  # on the first, a middle and the last stage
+    layers_middle: Leaf = 0.0
+    layers_last: Leaf = 0.0
+    type: Leaf = 2.0  # the recipe's linear type: the peak that MFU is taken of
+    verdict: Leaf = 0.0  # code into VERDICTS, from the arithmetic of the layout alone
+
+
+@struct
+class Cost:
+    """The same rows in seconds, with totals. `time` is exposed, `busy` the row's own; rows' times add to `step_time`."""
+
+    step_time: Leaf = 0.0
+    tokens_per_second_per_chip: Leaf = 0.0
+    mfu: Leaf = 0.0
+    memory: Leaf = 0.0  # B wanted on the fullest chip, margin included
+    slack: Leaf = 0.0  # (available - wanted) / available
+    verdict: Leaf = 0.0
+    joules: Leaf = NAN  # J a step, all chips, IT
+    dollars: Leaf = NAN  # USD a step, all chips
+    goodput: Leaf = NAN  # share of wall time spent on steps that count
+    names: tuple[str, ...] = static(())
+    time: tuple[Leaf, ...] = ()
+    busy: tuple[Leaf, ...] = ()
+    bound: tuple[Leaf, ...] = ()  # codes into BOUNDS
+    parts: Memory = Memory()
+
+
+@struct
+class Measurement:
+    """What a clock or a compiler said about one block, with its provenance."""
+
+    name: str = label("")
+    device: str = label("")
+    versions: str = label("")
+    digest: str = label("")
+    kind: str = label("none")  # clock | compiler cycles | none
+    outcome: str = label("ok")
+    isolation: str = label("process")
+    time: Leaf = NAN  # s, median
+    low: Leaf = NAN
+    high: Leaf = NAN
+    flops: Leaf = NAN
+    bytes: Leaf = NAN
+    memory: Leaf = NAN
+    spread: Leaf = NAN  # relative median absolute deviation of the samples
