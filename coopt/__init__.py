@@ -24,13 +24,13 @@ __version__ = "0.1.0"
 
 _DOORS = {
     "load": "coopt.spec.load",
-    "count": "coopt.ops.count",
-    "estimate": "coopt.cost.estimate",
-    "explain": "coopt.cost.explain",
+    "count": "coopt.ops",
+    "estimate": "coopt.cost",
+    "explain": "coopt.cost",
     "sweep": "coopt.search.sweep",
-    "measure": "coopt.measure.front",
+    "measure": "coopt",  # the room of that name is its own verb
     "calibrate": "coopt.fit.calibrate",
-    "loss": "coopt.cost.quality",
+    "loss": "coopt.cost",
     "plan": "coopt.roadmap",
 }
 
@@ -40,7 +40,8 @@ __all__ = list(_DOORS)  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     if name not in _DOORS:
         raise AttributeError(f"module 'coopt' has no attribute {name!r}")
-    found = getattr(import_module(_DOORS[name]), name)
+    room = _DOORS[name]
+    found = import_module(f"coopt.{name}") if room == "coopt" else getattr(import_module(room), name)
     globals()[name] = found
     return found
 

@@ -118,8 +118,7 @@ def parse(text: str | float, dimension: str, *, least: float = 0.0) -> float:
         raise refused(f" ({type(text).__name__})")
     spelled = text.strip() if isinstance(text, str) else repr(text)
     start = _NUMBER.match(spelled)
-    value = number(start.group()) if start else None
-    if value is None or len(spelled) > 80:
+    if start is None or (value := number(start.group())) is None or len(spelled) > 80:
         raise refused(" (not a finite number)" if len(spelled) <= 80 else " (too long)")
     rest = spelled[start.end() :].strip()
     given = _unit(rest)
@@ -144,7 +143,7 @@ def show(value: float, dimension: str, *, digits: int = 4) -> str:
     units = _SCALES.get(dimension, (dimension,))
     if dimension == "B" and value >= 2**20 and value % 2**20 == 0 and value % 10**6:
         units = ("TiB", "GiB", "MiB") if value % 2**30 == 0 else ("MiB",)
-    sizes = {u: float(_unit(u)[0] / _unit(dimension)[0]) for u in units}
+    sizes = {unit: parse("1" if unit == "1" else f"1 {unit}", dimension) for unit in units}
     unit, size = next(((u, s) for u, s in sizes.items() if abs(value) >= s), (units[-1], sizes[units[-1]]))
     written = f"{value / size:.{digits}g}"
     return written if unit == "1" else f"{written} {unit}"

@@ -172,6 +172,7 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
         names=tuple(row.name for row in rows) + EXTRA_ROWS,
         time=time,
         busy=tuple(_all(row, t, times[row.scope]) for row, t in zip(rows, busy, strict=True)) + extra,
+        once=busy + extra,
         bound=tuple(bound(hardware, row, t) for row, t in zip(rows, busy, strict=True))
         + tuple(float(BOUNDS.index("overhead")) for _ in extra),
         parts=ops.memory,

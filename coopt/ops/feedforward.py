@@ -50,7 +50,8 @@ def _experts(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut)
     own = cut.tokens * cut.expert_tensor / layout.tp  # tokens this chip routes
     routed = own * kind.top_k
     local = kind.experts / layout.ep  # experts on this chip
-    rows = matmul(f"{name}router", cut, layout, m=own, n=kind.experts, k=d, type=0.0)
+    rows = matmul(f"{name}router", cut, layout, m=own, n=kind.experts, k=d,
+                  type=layout.precision.attention)  # fmt: skip
     scores = 4.0 * own * kind.experts
     rows += elementwise(f"{name}top_k", cut, read=scores, written=scores, back_read=2.0 * scores, back_written=scores,
                         launches=6.0, back_launches=6.0)  # fmt: skip

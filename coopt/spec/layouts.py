@@ -55,7 +55,7 @@ def layout(
             fields[key] = _value(key, value)
             said += (f"{key}={_spelled(value)}: {who}",)
     tp, cp, pp = (fields.get(key, 1.0) for key in ("tp", "cp", "pp"))
-    fields.setdefault("dp", max(1.0, math.floor(chips / (tp * cp * pp))))
+    fields.setdefault("dp", float(max(1, math.floor(chips / (tp * cp * pp)))))
     said += _sequence_parallel(fields, practice) + _shards(fields, practice)
     if model is not None and "ep" not in fields and any(kind.feedforward == "moe" for kind in model.kinds):
         said += ("ep=1: not given; every chip of a tensor group holds its share of all experts",)
@@ -172,7 +172,7 @@ def _shards(fields: dict[str, Any], practice: Mapping[str, tuple[Any, str]]) -> 
     if fields.get("zero", nouns.Layout().zero) < 1:
         return ()
     value, who = practice.get("fsdp", ("dp", "state is split (zero >= 1), over all of dp"))
-    fields["fsdp"] = fields["dp"] if value == "dp" else min(value, fields["dp"])
+    fields["fsdp"] = fields["dp"] if value == "dp" else min(float(value), fields["dp"])
     return (f"fsdp={fields['fsdp']:g}: {who}",)
 
 

@@ -343,6 +343,7 @@ class Cost:
     names: tuple[str, ...] = static(())
     time: tuple[Leaf, ...] = ()
     busy: tuple[Leaf, ...] = ()
+    once: tuple[Leaf, ...] = ()  # s of one occurrence
     bound: tuple[Leaf, ...] = ()  # codes into BOUNDS
     parts: Memory = Memory()
 

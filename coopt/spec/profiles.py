@@ -14,17 +14,18 @@ from typing import Any
 import pydantic
 
 from coopt.problems import Problem, Refused
-from coopt.spec import read, schema_hardware, schema_models
+from coopt.spec import read, schema_fitted, schema_hardware, schema_models
 from coopt.spec.find import Folders, entries, find
 from coopt.spec.read import Place
 from coopt.spec.schema import Mark, near, validate
+from coopt.spec.schema_types import flag
 
 SCHEMAS: Mapping[str, type[pydantic.BaseModel]] = MappingProxyType(
     {
         "chip": schema_hardware.Chip,
         "system": schema_hardware.System,
-        "family": schema_hardware.Family,
-        "stack": schema_hardware.Stack,
+        "family": schema_fitted.Family,
+        "stack": schema_fitted.Stack,
         "model": schema_models.Model,
         "law": schema_models.Law,
     }
@@ -64,16 +65,16 @@ class HardwareRow:
     kind: str
     name: str
     title: str
-    chip: str
-    status: str
-    peak: float  # FLOP/s, dense, 16 bit
-    memory: float  # B
-    bandwidth: float  # B/s
-    watts: float
-    dollars_hour: float
-    date: str
-    missing: tuple[str, ...]
-    problems: tuple[Problem, ...]
+    chip: str = ""
+    status: str = ""
+    peak: float = math.nan  # FLOP/s, dense, 16 bit
+    memory: float = math.nan  # B
+    bandwidth: float = math.nan  # B/s
+    watts: float = math.nan
+    dollars_hour: float = math.nan
+    date: str = ""
+    missing: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 def profile(kind: str, name: str, *, path: Folders = None, schema: type[pydantic.BaseModel] | None = None) -> Profile:
@@ -121,7 +122,7 @@ def check(
 def _kind(file: Path, known: Mapping[str, Any]) -> str:
     data, positions = _read(file)
     kind = data.get("kind") if isinstance(data, dict) else None
-    if kind in known:
+    if isinstance(kind, str) and kind in known:
         return kind
     line = positions.get(("kind",), (1, 1))[0]
     hint = near(str(kind), known)
@@ -159,7 +160,7 @@ def _fact(field: str, given: dict[str, Any], source: dict[str, Any]) -> Fact:
     if "low" in given or "high" in given:
         said.append(f"from {given.get('low', value)} to {given.get('high', value)}")
     said += [f"{other['source']} says {other['value']}" for other in given.get("disagree", ())]
-    if schema_hardware.flag(given.get("confidential")):
+    if flag(given.get("confidential")):
         value, said = "(confidential)", []
     when = str(given.get("date") or source["date"])
     return Fact(field, value, str(given.get("kind", "")), str(source["title"]), when, "; ".join(said))
@@ -173,9 +174,7 @@ def hardware_table(*, path: Folders = None) -> tuple[HardwareRow, ...]:
             try:
                 rows.append(_row(profile(kind, str(entry.path), path=path)))
             except Refused as refusal:
-                unknown = (math.nan,) * 5
-                row = HardwareRow(kind, entry.name, entry.title, "", "", *unknown, "", (), refusal.problems)
-                rows.append(row)
+                rows.append(HardwareRow(kind, entry.name, entry.title, problems=refusal.problems))
     return tuple(rows)
 
 
@@ -198,7 +197,6 @@ def _row(profile: Profile) -> HardwareRow:
         dollars_hour=value(fields.price.hour),
         date=str(fields.available.value) if fields.available and not fields.available.confidential else "",
         missing=tuple(fields.missing),
-        problems=(),
     )
 
 

@@ -142,6 +142,8 @@ def _check_bulk(text: str, file: str) -> None:
         raise refused(1, "at most 1 MB", "more")
     if text.count("\n") + text.count(",") > NODES // 4:
         raise refused(1, f"at most {NODES // 4} entries", "more")
+    if long := re.search(r"[^\n]{20001}", text):
+        raise refused(text.count("\n", 0, long.start()) + 1, "lines of at most 20,000 characters", "more")
     depth = 0
     for match in re.finditer(r"[\[\]{}]", text):
         depth = depth + 1 if match.group() in "[{" else max(depth - 1, 0)
@@ -202,8 +204,8 @@ def _node(reading: _Reading, event: Any, place: Place) -> Any:
     try:
         return plain(event.value)
     except Refused as refusal:
-        found = dataclasses.replace(refusal.problems[0], file=reading.file, line=line, field=".".join(map(str, place)))
-        reading.problems.append(found)
+        (said,) = refusal.problems
+        reading.problems.append(_problem(reading, line, place, said.expected, said.got, said.hint))
         return None
 
 

@@ -1,7 +1,8 @@
-"""A machine from its files: chip, system, family and stack become one `Hardware` in SI, and what was assumed is said."""
+"""A machine from its files: chip, system, family and stack become one `Hardware`, and what was assumed is said."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ _MATMUL = ("matmul_16",) * 4 + ("matmul_8",) * 2 + ("matmul_4", "matmul_8")  # i
 _FIDELITY = ("measured", "interpolated", "transferred")
 _FITTED_LEAVES = ("depth", "attention", "attention_backward", "attention_depth", "stream", "kernel")
 _STACK_LEAVES = ("dispatch", "hide_tensor", "hide_data", "overhead", "passes", "jitter", "margin", "reserved")
-_DEFAULTS = {key: getattr(nouns.Hardware(), key) for key in _FITTED_LEAVES}
+_NOUN = {field.name: field.default for field in dataclasses.fields(nouns.Hardware)}
+_DEFAULTS = {key: _NOUN[key] for key in _FITTED_LEAVES}
 _DEFAULTS |= {"matmul_16": 0.7, "matmul_8": 0.6, "matmul_4": 0.5, "scale_up": 0.8, "scale_out": 0.75}
 
 
@@ -163,8 +165,7 @@ def _rates(chip: Profile) -> tuple[dict[str, Any], tuple[str, ...]]:
         tile = {"tile_m": fields.tile.m, "tile_n": fields.tile.n, "tile_k": fields.tile.k}
         rates |= {key: size for key, size in tile.items() if size}
     else:
-        default = nouns.Hardware()
-        said += (f"{chip.name}: matmul tile not known, taken as {default.tile_m:g} x {default.tile_n:g}",)
+        said += (f"{chip.name}: matmul tile not known, taken as {_NOUN['tile_m']:g} x {_NOUN['tile_n']:g}",)
     return rates, said
 
 
@@ -242,7 +243,7 @@ def _economy(files: Machine) -> dict[str, Any]:
     """Power, money, dates and failures; NaN where no file says."""
     chip, system = files.chip.fields, files.system.fields if files.system else None
     flop = chip.energy.flop
-    dates = [year(q.value) for q in (chip.available, system and system.available) if q]
+    dates = [year(q.value) or nouns.NAN for q in (chip.available, system and system.available) if q]
     found = {
         "watts_idle": _value(chip.power.idle),
         "watts": _value(chip.power.tdp),

@@ -132,13 +132,17 @@ def _said(error: Any, schema: Any, data: Any, marks: Marks) -> Problem:
 
 
 def _confidential(data: Any, place: Place) -> bool:
-    for key in place:
+    """Whether a place lies in something marked `confidential`: what was given there is not repeated."""
+    for key in (*place, None):
         if isinstance(data, dict) and flag(data.get("confidential")):
             return True
-        data = (
-            data.get(key) if isinstance(data, dict) else None if not isinstance(data, list) else data[key : key + 1][0]
-        )
-    return isinstance(data, dict) and bool(flag(data.get("confidential")))
+        if isinstance(data, dict):
+            data = data.get(key)
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
+            data = data[key]
+        else:
+            return False
+    return False
 
 
 def _citations(data: dict[str, Any], marks: Marks) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Schemas of chips, systems, families and stacks. Fields that pricing needs may be missing here, with a reason."""
+"""Schemas of chips and systems. Fields that pricing needs may be missing here, with a reason."""
 
 from __future__ import annotations
 
@@ -6,22 +6,35 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from coopt.spec.schema_fitted import Fitted
 from coopt.spec.schema_types import (
-    Area, AtLeastOne, Bandwidth, Bytes, Count, Date, Dollars, DollarsAnHour, Efficiency, File, Flag, Frequency,
-    JoulesAByte, JoulesAFlop, Kind, Name, Natural, Notes, Positive, Quantity, Rate, Scalar, Share, Strict, Text, Time,
-    Watts, failure, flag,
-)  # fmt: skip
-
-
-def _shards(given: Any) -> str | float | None:
-    if given == "dp":
-        return given
-    return float(given) if isinstance(given, int) and not isinstance(given, bool) and given >= 1 else None
-
-
-def _sequence_parallel(given: Any) -> str | float | None:
-    said = flag(given)
-    return given if given == "with-tp" else None if said is None else float(said)
+    Area,
+    AtLeastOne,
+    Bandwidth,
+    Bytes,
+    Count,
+    Date,
+    Dollars,
+    DollarsAnHour,
+    Efficiency,
+    File,
+    Flag,
+    Frequency,
+    JoulesAByte,
+    JoulesAFlop,
+    Kind,
+    Name,
+    Notes,
+    Positive,
+    Quantity,
+    Rate,
+    Scalar,
+    Strict,
+    Text,
+    Time,
+    Watts,
+    failure,
+)
 
 
 def _quoted(given: Any) -> str | None:
@@ -29,29 +42,6 @@ def _quoted(given: Any) -> str | None:
 
 
 Quoted = Annotated[str, Scalar("a version", "write it like `9.0`", _quoted)]
-Shards = Annotated[str | float, Scalar("`dp` or a whole number", "write `dp` for all of data parallel", _shards)]
-SequenceParallel = Annotated[
-    str | float, Scalar("`with-tp`, 0 or 1", "`with-tp` is 1 where tp > 1", _sequence_parallel)
-]
-
-
-class Fitted(Strict):
-    """What a family of chips delivers: shares of peaks for large work, and the sizes at which half is reached."""
-
-    matmul_16: Quantity[Efficiency] | None = None
-    matmul_8: Quantity[Efficiency] | None = None
-    matmul_4: Quantity[Efficiency] | None = None
-    depth: Quantity[Positive] | None = None
-    attention: Quantity[Efficiency] | None = None
-    attention_backward: Quantity[Efficiency] | None = None
-    attention_depth: Quantity[Positive] | None = None
-    stream: Quantity[Efficiency] | None = None
-    kernel: Quantity[Time] | None = None
-    scale_up: Quantity[Efficiency] | None = None
-    scale_out: Quantity[Efficiency] | None = None
-    saturation_up: Quantity[Bytes] | None = None
-    saturation_out: Quantity[Bytes] | None = None
-    sigma: Quantity[Positive] | None = None  # standard deviation of log(measured / predicted)
 
 
 class Peak(Strict):
@@ -254,54 +244,3 @@ class System(File):
         if any(tier.usable and tier.size and tier.usable > tier.size for tier in self.tiers):
             raise failure("usable <= size in a tier", "more", "")
         return self
-
-
-class Family(File):
-    """kind: family. The constants fitted to a family of chips."""
-
-    kind: Literal["family"]
-    vendor: Text | None = None
-    fitted: Fitted
-
-
-class Practice(Strict):
-    """Layout fields that a stack sets when they are left out."""
-
-    cp: Count | None = None
-    ep: Count | None = None
-    fsdp: Shards | None = None
-    fused_attention: Flag | None = None
-    micro_batch: Count | None = None
-    offload: Share | None = None
-    order: Literal["tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp"] | None = None
-    pp: Count | None = None
-    precision: Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"] | None = None
-    recompute: Literal["none", "selective", "full"] | None = None
-    schedule: Literal["1f1b", "gpipe", "zero-bubble"] | None = None
-    sp: SequenceParallel | None = None
-    tp: Count | None = None
-    vocab_multiple: Count | None = None  # times tp
-    vpp: Count | None = None
-    zero: Natural | None = None
-
-
-class StackFitted(Strict):
-    """The few constants of a software stack."""
-
-    dispatch: Quantity[Time] | None = None
-    hide_tensor: Quantity[Share] | None = None
-    hide_data: Quantity[Share] | None = None
-    overhead: Quantity[Share] | None = None
-    passes: Quantity[AtLeastOne] | None = None
-    jitter: Quantity[Share] | None = None
-    margin: Quantity[AtLeastOne] | None = None
-    reserved: Quantity[Bytes] | None = None
-    sigma: Quantity[Positive] | None = None
-
-
-class Stack(File):
-    """kind: stack."""
-
-    kind: Literal["stack"]
-    practice: Practice = Practice()
-    fitted: StackFitted = StackFitted()

@@ -7,8 +7,18 @@ from typing import Literal
 import pydantic
 
 from coopt.spec.schema_types import (
-    Count, File, Flag, Kind, Natural, Notes, Positive, Real, Strict, Text, failure,
-)  # fmt: skip
+    Count,
+    File,
+    Flag,
+    Kind,
+    Natural,
+    Notes,
+    Positive,
+    Real,
+    Strict,
+    Text,
+    failure,
+)
 
 
 class Layers(Strict):

@@ -60,14 +60,16 @@ def ascii_safe(text: str) -> str:
 def _text(given: Any) -> str | None:
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
-    fine = isinstance(given, str) and given.strip() and len(given) <= 4000
-    return given if fine and not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", given) else None
+    if not isinstance(given, str) or not given.strip() or len(given) > 4000:
+        return None
+    steering = re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", given)
+    return None if steering else given
 
 
 def _notes(given: Any) -> tuple[str, ...] | None:
     items = given if isinstance(given, list) else [given]
-    texts = tuple(_text(item) for item in items)
-    return None if None in texts else texts
+    texts = tuple(text for item in items if (text := _text(item)) is not None)
+    return texts if len(texts) == len(items) else None
 
 
 def _name(given: Any) -> str | None:
@@ -104,9 +106,9 @@ def year(given: Any) -> float | None:
     )
     if not match or isinstance(given, (bool, float)):
         return None
-    start, quarter, month, day = (int(part) if part else None for part in match.groups())
-    months = (quarter - 1) * 3 if quarter else (month or 1) - 1
-    return start + (months + ((day or 1) - 1) / 31) / 12
+    start, quarter, month, day = (int(part) if part else 0 for part in match.groups())
+    months = quarter * 3 - 3 if quarter else max(month, 1) - 1
+    return start + (months + (max(day, 1) - 1) / 31) / 12
 
 
 def measured_in(dimension: str, *, zero: bool = False) -> Scalar:
@@ -200,8 +202,9 @@ class Quantity(Strict, Generic[T]):
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> Quantity[T]:
-        low, high = (self.value if bound is None else bound for bound in (self.low, self.high))
-        if not low <= self.value <= high:
+        value: Any = self.value
+        low, high = (value if bound is None else bound for bound in (self.low, self.high))
+        if not low <= value <= high:
             raise failure("low <= value <= high", "another order", "put the smaller number under `low`")
         return self
 

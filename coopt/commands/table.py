@@ -1,0 +1,192 @@
+"""Every command and every flag of the command line, as data: nothing here imports more than the standard library."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Flag(NamedTuple):
+    """One flag: what it means (with its unit), what it takes and what it is when left out."""
+
+    help: str
+    takes: str | tuple[str, ...] = "TEXT"  # TEXT, WHOLE, NUMBER, nothing (""), or the words it may be
+    default: str | int | float | bool | None = None
+
+
+class Word(NamedTuple):
+    """A positional argument; `many` as in argparse: "" one, "?" at most one, "*" any number, "+" at least one."""
+
+    name: str
+    help: str
+    many: str = ""
+
+
+class Command(NamedTuple):
+    """A verb: `run` is `module:function`, takes the parsed options and returns the document."""
+
+    help: str
+    run: str
+    words: tuple[Word, ...] = ()
+    flags: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    example: str = ""
+    show: str = "coopt.report.tables:table"  # `module:function` from the document to text for people
+    jax: bool = True  # needs the numerical side: CPU backend, float64
+
+
+FLAGS = {
+    # understood by every command
+    "format": Flag("text for people, or json: one JSON document on stdout", ("text", "json"), "text"),
+    "profile_path": Flag("folders of your own profiles and models, `:` between them; they are searched first"),
+    "debug": Flag("show the traceback of an unexpected failure", ""),
+    # what is priced
+    "model": Flag("a model's name or file: llama3-70b, ./mine.yaml"),
+    "hardware": Flag("a system's, chip's or measured profile's name or file: dgx-h100, ./mine.yaml"),
+    "chips": Flag("how many chips", "WHOLE"),
+    "layout": Flag(
+        "how the model is cut: tp=8,pp=4,micro_batch=1,…; what is left out is the stack's practice, and said"
+    ),
+    "workload": Flag("what is asked", ("train",), "train"),
+    "seq_len": Flag("tokens in a sequence", "WHOLE"),
+    "global_batch": Flag("sequences in a step, over all chips", "WHOLE"),
+    "tokens": Flag("tokens of the whole run, for its loss, days and dollars", "NUMBER"),
+    "stack": Flag("the software stack's name or file: generic, jax, megatron"),
+    # searching
+    "measure": Flag("how many shortlisted blocks to compile and time here; 0: none", "WHOLE"),
+    "objective": Flag("what the ranking is by"),
+    "loss": Flag("keep candidates whose predicted loss is at most this: '--loss<=2.4'", "NUMBER"),
+    "batch_penalty": Flag(
+        "what a batch beyond the critical one costs: law (tokens, by a published law) or none", ("law", "none"), "law"
+    ),
+    "top": Flag("how many plans to keep and print", "WHOLE"),
+    "seed": Flag("seed of every random choice", "WHOLE", 0),
+    # runs
+    "name": Flag("the run's name: it lives in RUNS/NAME"),
+    "runs": Flag("the folder that runs live in", "TEXT", "runs"),
+    "resume": Flag("go on with a run that was stopped", ""),
+    "out": Flag("the file to write"),
+    "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
+    # measuring
+    "seconds": Flag("longest time to spend, s", "NUMBER"),
+    "block_seconds": Flag("longest time for one block, compiling included, s", "NUMBER"),
+}
+EVERYWHERE = ("format", "profile_path", "debug")
+# `key=value` may also reach inside what a flag names: `layout.tp=8`, `hardware.memory.capacity="192 GiB"`.
+INSIDE = ("model", "hardware", "layout", "workload", "stack", "study", "scenario")
+
+WORKLOAD = ("workload", "seq_len", "global_batch", "tokens", "stack")
+PLACE = ("name", "runs")
+RUN = Word("run", "a run's name (a folder in RUNS) or its path")
+
+COMMANDS = {
+    "hardware": Command(
+        "list the chips, systems and stacks, or show one with its sources",
+        "coopt.commands.profiles:hardware",
+        (Word("name", "the profile to show", "?"),),
+        example="coopt hardware dgx-h100",
+        show="coopt.commands.listing:shown",
+        jax=False,
+    ),
+    "models": Command(
+        "list the models, or show one with its sources",
+        "coopt.commands.profiles:models",
+        (Word("name", "the model to show", "?"),),
+        example="coopt models llama3-70b",
+        jax=False,
+    ),
+    "check": Command(
+        "validate profiles, models, studies and scenarios; every mistake with its file and line",
+        "coopt.commands.profiles:check",
+        (Word("files", "YAML files, or folders of them", "+"),),
+        example="coopt check mine.yaml",
+        show="coopt.commands.say:as_text",
+        jax=False,
+    ),
+    "explain": Command(
+        "price one design, row by row, with bounds and memory",
+        "coopt.study.verbs:explain",
+        flags=("model", "hardware", "chips", "layout", *WORKLOAD),
+        required=("model", "hardware"),
+        example="coopt explain --model=llama3-70b --hardware=dgx-h100 --chips=1024 --layout=tp=8,pp=4",
+    ),
+    "compare": Command(
+        "which of two or more designs, plans or profiles is better, by how much, how sure, and why",
+        "coopt.study.verbs:compare",
+        (Word("designs", "llama3-70b@dgx-h100:1024/tp=8,pp=4, a run's plan as RUN#RANK, or a profile", "+"),),
+        ("model", "chips", "layout", *WORKLOAD, "runs"),
+        example="coopt compare llama3-70b@dgx-h100:1024/tp=8,pp=4 llama3-70b@dgx-b200:1024/tp=8",
+    ),
+    "search": Command(
+        "the main job: screen candidates, compile and time the best blocks, calibrate, re-rank, report",
+        "coopt.study.verbs:search",
+        (Word("study", "a study's file; without one, the embedded default study", "?"),),
+        ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
+        + (*PLACE, "resume", "seed", "block_seconds"),
+        example="coopt search --model=llama3-70b --hardware=dgx-h100 --chips=1024 --measure=0",
+    ),
+    "predict": Command(
+        "price every row of a table of published or planned steps",
+        "coopt.study.verbs:predict",
+        (Word("rows", "a CSV file"),),
+        ("out", "stack"),
+        required=("out",),
+        example="coopt predict rows.csv --out=predicted.csv",
+    ),
+    "validate": Command(
+        "price every row of a table of measured steps, and score the prediction",
+        "coopt.study.verbs:validate",
+        (Word("rows", "a CSV file"),),
+        ("out", "stack"),
+        example="coopt validate rows.csv --format=json",
+    ),
+    "measure": Command(
+        "compile and time transformer blocks on this machine",
+        "coopt.study.verbs:measure",
+        (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
+        ("model", "layout", "seq_len", "global_batch", "out", "seconds", "block_seconds"),
+        example="coopt measure --out=measured.json",
+        show="coopt.commands.say:as_text",
+    ),
+    "calibrate": Command(
+        "turn measurements into a profile",
+        "coopt.study.verbs:calibrate",
+        (Word("measured", "a run, or files written by `coopt measure`", "+"),),
+        ("hardware", "out", "runs"),
+        example="coopt calibrate measured.json --out=this-host.yaml",
+        show="coopt.commands.say:as_text",
+    ),
+    "plan": Command(
+        "the roadmap: what to deploy when, to train what",
+        "coopt.commands.years:plan",
+        (Word("scenario", "a scenario's name or file; without one, the first that ships", "?"),),
+        ("out", "seconds"),
+        example="coopt plan --format=json",
+    ),
+    "runs": Command(
+        "list the runs", "coopt.commands.runs:runs", flags=("runs",), example="coopt runs", jax=False
+    ),
+    "resume": Command(
+        "go on with a run that was stopped or killed",
+        "coopt.study.verbs:resume",
+        (RUN,),
+        ("runs", "block_seconds"),
+        example="coopt resume default",
+    ),
+    "report": Command(
+        "write a run's report again: one HTML page that asks nothing of the network",
+        "coopt.commands.runs:report",
+        (RUN,),
+        ("runs", "out"),
+        example="coopt report default",
+        show="coopt.commands.say:as_text",
+    ),
+    "repair": Command(
+        "say what is damaged in a run's journal and, with --drop, put it right",
+        "coopt.commands.runs:repair",
+        (RUN,),
+        ("runs", "drop"),
+        example="coopt repair default",
+        show="coopt.commands.say:as_text",
+        jax=False,
+    ),
+}  # fmt: skip

@@ -1,0 +1,136 @@
+"""`coopt fit`: constants of chip families and software stacks from measured steps, with intervals.
+
+Robust least squares on log residuals, every cell (source x chip x dense or MoE) with about one vote, and a prior
+around the constants that kernel measurements gave: a step time moves them only as far as it must.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import least_squares
+
+from coopt.cost import estimate
+from coopt.fit import rows as tables
+from coopt.fit import score
+from coopt.ops import count
+from coopt.spec.constants import FAMILY, STACK, applied
+
+# Spread of the prior in log units: how far a step time may move what kernels said.
+SPREAD = {
+    "matmul_16": 0.04, "matmul_8": 0.06, "matmul_4": 0.08, "depth": 0.15, "attention_depth": 0.15, "stream": 0.05,
+    "kernel": 0.10, "scale_up": 0.08, "scale_out": 0.25, "dispatch": 1.0, "hide": 0.5, "passes": 0.5,
+}  # fmt: skip
+SPREAD_ATTENTION = {"family": 0.08, "stack": 0.4}
+# What a constant can be: shares at most one, and nothing below a physical floor.
+BOUNDS = {
+    "matmul_16": (0.05, 1.0), "matmul_8": (0.05, 1.0), "matmul_4": (0.05, 1.0), "depth": (1e-3, 5e3),
+    "attention": (0.05, 1.5), "attention_depth": (1.0, 5e3), "stream": (0.05, 1.0), "kernel": (1e-8, 2e-5),
+    "scale_up": (0.05, 1.0), "scale_out": (0.05, 1.0), "dispatch": (5e-8, 1e-3), "hide": (1e-3, 0.98),
+    "passes": (0.8, 6.0),
+}  # fmt: skip
+NOISE = 0.08  # log units: what a row is expected to miss by; sets data against prior
+PULL = 0.7  # weight of the prior's residuals
+Name = tuple[str, str, str]  # kind (family | stack), whose, which
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """Rows ready to be priced under any constants: one compiled function from constants to step times."""
+
+    names: tuple[Name, ...]
+    start: np.ndarray
+    measured: np.ndarray
+    weight: np.ndarray
+    step_time: Callable[[np.ndarray], np.ndarray]
+
+
+def problem(designs: Sequence[tables.Design], start: Mapping[Name, float]) -> Problem:
+    """The fitting problem of some designs; `start` holds the prior's centre for each constant."""
+    names = tuple(start)
+    index = {name: position for position, name in enumerate(names)}
+    groups = [
+        (np.array(at), stacked, count(*stacked[:3]), [designs[i] for i in at]) for at, stacked in tables.batches(designs)
+    ]
+
+    def machines(values):
+        for at, stacked, ops, members in groups:
+            def pick(kind, whose, which, members=members):
+                return values[np.array([index[kind, getattr(one.hardware, whose), which] for one in members])]
+
+            family = {which: pick("family", "family", which) for which in FAMILY}
+            stack = {which: pick("stack", "stack", which) for which in STACK}
+            yield at, ops, applied(stacked[3], family, stack)
+
+    @jax.jit
+    def step_time(values):
+        told = jnp.zeros(len(designs))
+        for at, ops, machine in machines(values):
+            told = told.at[at].set(estimate(ops, machine).step_time)
+        return told
+
+    measured = np.array([tables.measured_step_time(one.row) for one in designs])
+    return Problem(
+        names=names, start=np.array([start[name] for name in names]), measured=measured,
+        weight=_votes([one.row for one in designs]),
+        step_time=lambda values: np.asarray(step_time(jnp.asarray(values))),
+    )  # fmt: skip
+
+
+def _votes(rows: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """Weights of the residuals: cells count alike from five rows up, duplicates share one vote."""
+    cells: dict[str, int] = {}
+    for row in rows:
+        cells[score.cell(row)] = cells.get(score.cell(row), 0) + 1
+    size = np.array([max(cells[score.cell(row)], score.CELL_ROWS) for row in rows])
+    return 3.0 * np.sqrt(score.weights(rows) / size)
+
+
+def spread(name: Name) -> float:
+    """The prior's standard deviation of one constant, in log units."""
+    kind, _, which = name
+    return SPREAD_ATTENTION[kind] if which == "attention" else SPREAD[which]
+
+
+def solve(task: Problem, *, rows: np.ndarray | None = None, iterations: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Constants and their standard errors in log units, from all rows or those selected.
+
+    Raises nothing: constants that no row moves stay at their prior, with its spread as their error.
+    """
+    chosen = np.ones(len(task.measured), bool) if rows is None else rows
+    scale = np.array([spread(name) for name in task.names])
+    low, high = (np.array([BOUNDS[name[2]][side] for name in task.names]) for side in (0, 1))
+
+    def constants(z):
+        return np.clip(task.start * np.exp(z * scale), low, high)
+
+    def residuals(z):
+        miss = np.log(task.step_time(constants(z)) / task.measured)
+        return np.concatenate([(task.weight * miss / NOISE)[chosen], PULL * z])
+
+    found = least_squares(residuals, np.zeros(len(scale)), loss="soft_l1", max_nfev=iterations, diff_step=1e-2)
+    curvature = found.jac.T @ found.jac
+    error = scale * np.sqrt(np.clip(np.diag(np.linalg.pinv(curvature)), 0.0, 1.0 / PULL**2))
+    return constants(found.x), error
+
+
+def fold(row: Mapping[str, str], folds: int = 5) -> int:
+    """The fold of a row: sha1 of source and model, so that near copies are held out together."""
+    key = f"{row.get('source', '')}{row.get('model', '')}"
+    return int(hashlib.sha1(key.encode()).hexdigest(), 16) % folds
+
+
+def held_out(task: Problem, groups: Sequence[object]) -> np.ndarray:
+    """Step times of each row under constants fitted without its group."""
+    groups = np.asarray(groups)
+    told = np.empty(len(groups))
+    for group in dict.fromkeys(groups.tolist()):
+        out = groups == group
+        values, _ = solve(task, rows=~out)
+        told[out] = task.step_time(values)[out]
+    return told

@@ -1,0 +1,207 @@
+"""Times a compiled program so that neither dispatch nor noise can pass for work.
+
+The estimator takes its timings through a function, so that its tests feed it clocks that lie.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coopt.measure.statistics import UNSTABLE, drift, median_interval, scaling, slopes, spread
+
+DIRECT = 50.0  # dispatch floors a repetition must last to be timed singly; shorter ones are timed by slope
+DISPATCH_BOUND = 10.0  # dispatch floors below which a timing says nothing about the device
+MOST = 200  # samples
+LEAST = 6  # samples: the fewest whose range covers the median with 95%
+DOUBLES = 2  # doubled timings, as a check on single ones
+SCALING = (0.75, 1.3)  # repeated work doubles; hoisted work or bare dispatch stays near 0.5
+DRIFT = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds a repetition, with all that is needed to believe it or not."""
+
+    time: float = math.nan  # s, median
+    low: float = math.nan  # s, interval of the median
+    high: float = math.nan
+    coverage: float = 0.0  # what the interval covers
+    spread: float = math.nan  # relative median absolute deviation
+    drift: float = math.nan
+    scaling: float = math.nan  # growth of time over growth of repetitions
+    samples: int = 0
+    repetitions: int = 1  # a sample
+    estimator: str = "direct"  # direct | slope
+    floor: float = math.nan  # s, dispatch
+    kind: str = "clock"
+    flags: tuple[str, ...] = ()  # unstable, few-samples, drift, dispatch-bound, not-repeated
+
+
+def estimate(
+    timer: Callable[[int], float],
+    *,
+    budget_s: float,
+    floor: float,
+    attempts: int = 1,
+    now: Callable[[], float] = time.perf_counter,
+) -> Timing:
+    """Seconds a repetition from `timer(k)`, the seconds that k dependent repetitions took.
+
+    Warms up until three timings agree within 5% (at most 3 s or a third of the budget). Work of at least 50 dispatch
+    floors is timed singly, with a few doubled timings as a check; shorter work by the slope between k and 2k
+    repetitions, which no fixed cost can enter. An unstable series is taken again, up to `attempts` times; the
+    steadiest is kept, and stays marked.
+    """
+    once = _warm(timer, min(3.0, budget_s / 3.0), now)
+    best = None
+    for _ in range(max(1, attempts)):
+        if once >= DIRECT * floor:
+            result = _direct(timer, budget_s, floor, now)
+        else:
+            repetitions = min(1000, max(1, math.ceil(2.0 * DIRECT * floor / once)))
+            result = _slope(timer, repetitions, budget_s, floor, now)
+        if best is None or result.spread < best.spread:
+            best = result
+        if "unstable" not in best.flags:
+            break
+    return best
+
+
+def _warm(timer, limit_s, now) -> float:
+    started = now()
+    timer(1)  # the first call pays for allocation, pages and clocks; it counts for nothing
+    last: list[float] = []
+    while True:
+        last = (last + [timer(1)])[-3:]
+        agree = len(last) == 3 and max(last) <= 1.05 * min(last)
+        if agree or now() - started >= limit_s:
+            return min(last)
+
+
+def _direct(timer, budget_s, floor, now) -> Timing:
+    started = now()
+    single, double = [], []
+    while _more(len(single), now() - started, budget_s):
+        single.append(timer(1))
+        if len(double) < DOUBLES:
+            double.append(timer(2))
+    grown = scaling(single[: len(double)], double, repetitions=(1, 2))
+    return _timing(single, grown, floor=floor, repetitions=1, estimator="direct")
+
+
+def _slope(timer, repetitions, budget_s, floor, now) -> Timing:
+    started = now()
+    short, long = [], []
+    while _more(len(short), now() - started, budget_s):
+        # Which of the two goes first alternates, so that a drift does not enter the slope.
+        for count in (1, 2) if len(short) % 2 == 0 else (2, 1):
+            (short if count == 1 else long).append(timer(count * repetitions))
+    counts = (repetitions, 2 * repetitions)
+    grown = scaling(short, long, repetitions=counts)
+    return _timing(
+        slopes(short, long, repetitions=counts), grown, floor=floor, repetitions=repetitions, estimator="slope"
+    )
+
+
+def _more(taken: int, spent: float, budget_s: float) -> bool:
+    """Whether to take another sample: six in any case, unless that would cost four times the budget."""
+    if taken >= MOST or taken >= 3 and spent > 4.0 * budget_s:
+        return False
+    return taken < LEAST or spent < budget_s
+
+
+def _timing(samples: Sequence[float], grown: float, *, floor: float, repetitions: int, estimator: str) -> Timing:
+    low, high, coverage = median_interval(samples)
+    middle = float(np.median(samples))
+    noise, trend = spread(samples), drift(samples)
+    flags = {
+        "unstable": not noise < UNSTABLE,
+        "few-samples": coverage < 0.95,
+        "drift": len(samples) >= 6 and abs(trend) > DRIFT,
+        "dispatch-bound": middle < DISPATCH_BOUND * floor,
+        "not-repeated": not SCALING[0] <= grown <= SCALING[1],
+    }
+    return Timing(
+        time=middle,
+        low=low,
+        high=high,
+        coverage=coverage,
+        spread=noise,
+        drift=trend,
+        scaling=grown,
+        samples=len(samples),
+        repetitions=repetitions,
+        estimator=estimator,
+        floor=floor,
+        flags=tuple(name for name, raised in flags.items() if raised),
+    )
+
+
+def doubtful(flops: float, seconds: float, *, peak: float = math.nan, expected: float = math.nan) -> tuple[str, ...]:
+    """What cannot be true of a timing: work done faster than the peak, or work that the compiler has removed.
+
+    Args:
+      flops: FLOPs of the compiled program on one device; NaN: not known.
+      peak: FLOP/s no program can exceed.
+      expected: FLOPs that the program was written to do.
+
+    >>> doubtful(1e9, 1e-3, peak=5e11, expected=1e9)
+    ('beyond-peak',)
+    >>> doubtful(0.0, 1e-3, expected=1e9)
+    ('work-removed',)
+    """
+    work = max(expected, flops) if not math.isnan(expected) and not math.isnan(flops) else flops
+    found = []
+    if work / seconds > 1.02 * peak:
+        found.append("beyond-peak")
+    if flops < 0.5 * expected:
+        found.append("work-removed")
+    return tuple(found)
+
+
+def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with a counter as its last argument and last result, which chains one call to the next.
+
+    A call cannot start before the one whose counter it was given has ended, and the final count proves that all ran.
+    """
+
+    def step(*arguments):
+        *inputs, count = arguments
+        return function(*inputs), count + 1
+
+    step.__name__ = getattr(function, "__name__", "step")
+    return step
+
+
+def repeat(program: Callable[..., tuple[Any, jax.Array]], arguments: tuple, count: jax.Array) -> Callable[[int], float]:
+    """A timer for `estimate`: runs a compiled `counted` program k times, each waiting for the one before."""
+
+    def timer(repetitions: int) -> float:
+        after, out = count, None
+        started = time.perf_counter()
+        for _ in range(repetitions):
+            out, after = program(*arguments, after)
+        jax.block_until_ready((out, after))
+        elapsed = time.perf_counter() - started
+        ran = int(np.asarray(jax.device_get(after)))
+        if ran != repetitions:
+            raise RuntimeError(f"{ran} of {repetitions} repetitions ran")
+        return elapsed
+
+    return timer
+
+
+def dispatch_floor(*, samples: int = 30) -> float:
+    """Seconds from calling a compiled program that does nothing until its result is there."""
+    program = jax.jit(counted(lambda: ())).lower(jax.ShapeDtypeStruct((), jnp.int32)).compile()
+    timer = repeat(program, (), jnp.zeros((), jnp.int32))
+    timer(1)
+    return float(np.median([timer(1) for _ in range(samples)]))

@@ -1,0 +1,99 @@
+"""Lowers and compiles a program ahead of time, and reads what the compiler says about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jaxlib
+
+from coopt.measure import hlo
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled program with the compiler's own figures, each for one device; NaN is unknown, never zero."""
+
+    program: Any
+    lower_s: float
+    compile_s: float
+    flops: float
+    bytes: float  # of main memory, after fusion
+    memory: dict[str, float]  # B: arguments, outputs, temporary, aliased, code, total
+    collectives: tuple[hlo.Collective, ...]
+    products: int
+    loops: int  # where there is one, flops and bytes count its body once
+    digest: str
+
+
+def compile_program(
+    function: Callable,
+    arguments: tuple,
+    *,
+    out_shardings: Any = None,
+    report: Callable[[str], None] = lambda phase: None,
+) -> Compiled:
+    """Compiles a function for abstract arguments (`jax.ShapeDtypeStruct` with shardings); no array is made."""
+    options = {} if out_shardings is None else {"out_shardings": out_shardings}
+    report("lower")
+    started = time.perf_counter()
+    lowered = jax.jit(function, **options).lower(*arguments)
+    lowered_at = time.perf_counter()
+    report("compile")
+    program = lowered.compile()
+    compiled_at = time.perf_counter()
+    text = program.as_text()
+    costs = program.cost_analysis() or {}
+    costs = costs[0] if isinstance(costs, list) else costs
+    return Compiled(
+        program=program,
+        lower_s=lowered_at - started,
+        compile_s=compiled_at - lowered_at,
+        flops=known(costs.get("flops")),
+        bytes=known(costs.get("bytes accessed")),
+        memory=memory_of(program.memory_analysis()),
+        collectives=hlo.collectives(text),
+        products=hlo.products(text),
+        loops=hlo.loops(text),
+        digest=hlo.digest(text),
+    )
+
+
+def known(value: Any) -> float:
+    """A compiler's figure, or NaN: XLA writes what it does not know as -1, 0, or nothing.
+
+    >>> known(-1.0), known(None), known(2.0)
+    (nan, nan, 2.0)
+    """
+    return float(value) if value is not None and value > 0 else math.nan
+
+
+def memory_of(analysis: Any) -> dict[str, float]:
+    """Bytes by kind from `memory_analysis()`; an empty dict where the compiler gives none."""
+    if analysis is None:
+        return {}
+    parts = {
+        "arguments": float(analysis.argument_size_in_bytes),
+        "outputs": float(analysis.output_size_in_bytes),
+        "temporary": float(analysis.temp_size_in_bytes),
+        "aliased": float(analysis.alias_size_in_bytes),
+        "code": float(analysis.generated_code_size_in_bytes),
+    }
+    parts["total"] = parts["arguments"] + parts["outputs"] + parts["temporary"] - parts["aliased"] + parts["code"]
+    return parts if parts["total"] > 0 else {}
+
+
+def versions() -> dict[str, str]:
+    """What a measurement depends on besides its inputs."""
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "flax": flax.__version__,
+        "python": platform.python_version(),
+    }

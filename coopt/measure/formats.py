@@ -1,0 +1,60 @@
+"""Number formats of a precision recipe as JAX types."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from coopt.problems import Problem, Refused
+from coopt.spec.nouns import TYPES, Precision
+
+DTYPES = {"fp32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
+BUILT = tuple(DTYPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Formats:
+    """What a block computes in and keeps."""
+
+    linear: jnp.dtype
+    attention: jnp.dtype
+    head: jnp.dtype
+    activation: jnp.dtype
+    weight: jnp.dtype
+    precision: jax.lax.Precision  # of float32 products: HIGHEST is true float32, DEFAULT what the device does at speed
+
+
+def formats_of(recipe: Precision) -> Formats:
+    """The JAX types of a recipe; refuses, by name, the formats for which no block is built."""
+    names = {f: TYPES[int(getattr(recipe, f))] for f in ("linear", "attention", "head")}
+    problems = [
+        Problem(field=f"layout.precision.{field}", expected=f"one of {', '.join(BUILT)}", got=name, hint=_HINT)
+        for field, name in names.items()
+        if name not in DTYPES
+    ]
+    if problems:
+        raise Refused(*problems)
+    linear = jnp.dtype(DTYPES[names["linear"]])
+    return Formats(
+        linear=linear,
+        attention=jnp.dtype(DTYPES[names["attention"]]),
+        head=jnp.dtype(DTYPES[names["head"]]),
+        activation=_of_size(float(recipe.activation), linear, "activation"),
+        weight=_of_size(float(recipe.weight), linear, "weight"),
+        precision=jax.lax.Precision.HIGHEST if names["linear"] == "fp32" else jax.lax.Precision.DEFAULT,
+    )
+
+
+_HINT = "blocks in this format are not built; measure in bf16 and let calibration scale it"
+
+
+def _of_size(size: float, linear: jnp.dtype, field: str) -> jnp.dtype:
+    if size == 4.0:
+        return jnp.dtype(jnp.float32)
+    if size == 2.0:
+        return linear if linear.itemsize == 2 else jnp.dtype(jnp.bfloat16)
+    raise Refused(
+        Problem(field=f"layout.precision.{field}", expected="4 or 2 bytes an element", got=f"{size:g}", hint=_HINT)
+    )

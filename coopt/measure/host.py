@@ -1,0 +1,146 @@
+"""What the machine at hand delivers: matmul rates, memory bandwidth, dispatch; numbers with their spreads."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coopt.measure import clock
+from coopt.measure.compile import compile_program
+from coopt.measure.formats import DTYPES
+from coopt.measure.jobs import real
+
+SIZES = (256, 512, 1024, 2048)
+FORMATS = ("fp32", "bf16")
+TRIAD = 1 << 24  # elements an array of the memory test: 64 MiB in float32, beyond any cache
+
+
+def profile_job(job: dict, report: Callable[[str], None]) -> dict:
+    """A `host` job: see `profile`."""
+    return {"outcome": "ok"} | profile(budget_s=real(job, "budget_s", 6.0), report=report)
+
+
+def profile(*, budget_s: float = 6.0, report: Callable[[str], None] = lambda phase: None) -> dict:
+    """The rates of the local device, as a dict of plain numbers (SI), each rate with interval and spread.
+
+    `matmul[format][size]` holds FLOP/s of square products; `bandwidth` B/s of `a + s * b` written over `a`; `dispatch`
+    the seconds a call costs; a size that would not fit into the budget is left out.
+    """
+    device = jax.devices()[0]
+    report("dispatch")
+    floor = clock.dispatch_floor(samples=100)
+    report("bandwidth")
+    bandwidth = _rate(3.0 * 4.0 * TRIAD, _triad(budget_s / 6.0, floor))
+    rates: dict[str, dict[str, dict]] = {}
+    share = budget_s * 5.0 / 6.0 / (len(FORMATS) * len(SIZES))
+    for name in FORMATS:
+        report(f"matmul {name}")
+        rates[name] = {}
+        for size in SIZES:
+            flops = 2.0 * size**3
+            smaller = [row["rate"] for row in rates[name].values()]
+            if smaller and flops / smaller[-1] > share:
+                break
+            rates[name][str(size)] = _rate(flops, _square(size, DTYPES[name], share, floor))
+    return {
+        "name": processor() if device.platform == "cpu" else device.device_kind,
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": len(jax.devices()),
+        "cores": cores() if device.platform == "cpu" else getattr(device, "core_count", None),
+        "memory": _memory(device),
+        "memory_available": available_memory() if device.platform == "cpu" else None,
+        "matmul": rates,
+        "bandwidth": bandwidth,
+        "dispatch": {"time": floor},
+    }
+
+
+def cores() -> int:
+    """Processors this process may use: its affinity, and the control group's quota if that is lower."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed
+
+
+def processor() -> str:
+    """The processor's name as the kernel gives it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def available_memory() -> float:
+    """Bytes of host memory a program could use now; NaN where the kernel does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            figures = dict(line.split(":", 1) for line in file)
+        return float(figures["MemAvailable"].split()[0]) * 1024.0
+    except (OSError, KeyError):
+        return math.nan
+
+
+def _memory(device: jax.Device) -> float:
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _rate(work: float, timing: clock.Timing) -> dict:
+    """Work a second, fast to slow: the interval's ends change places."""
+    return {
+        "rate": work / timing.time,
+        "low": work / timing.high,
+        "high": work / timing.low,
+        "spread": timing.spread,
+        "samples": timing.samples,
+        "flags": list(timing.flags),
+    }
+
+
+def _square(size: int, dtype, budget_s: float, floor: float) -> clock.Timing:
+    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    shape = jax.ShapeDtypeStruct((size, size), dtype)
+    counter = jax.ShapeDtypeStruct((), jnp.int32)
+    product = clock.counted(lambda a, b: jnp.matmul(a, b, precision=precision))
+    compiled = compile_program(product, (shape, shape, counter))
+    generator = np.random.default_rng(size)
+    a, b = (jnp.asarray(generator.standard_normal((size, size)), dtype) for _ in range(2))
+    timer = clock.repeat(compiled.program, (a, b), jnp.zeros((), jnp.int32))
+    timing = clock.estimate(timer, budget_s=budget_s, floor=floor)
+    removed = ("work-removed",) if compiled.products < 1 else ()
+    return dataclasses.replace(timing, flags=(*timing.flags, *removed))
+
+
+def _triad(budget_s: float, floor: float) -> clock.Timing:
+    """The memory test, in place: a result in fresh memory would time the kernel clearing pages."""
+    triad = jax.jit(lambda a, b: a + 0.5 * b, donate_argnums=0)
+    state = [jnp.ones((TRIAD,), jnp.float32)]
+    other = jnp.full((TRIAD,), 1e-3, jnp.float32)
+
+    def timer(repetitions: int) -> float:
+        started = time.perf_counter()
+        for _ in range(repetitions):
+            state[0] = triad(state[0], other)
+        state[0].block_until_ready()
+        return time.perf_counter() - started
+
+    return clock.estimate(timer, budget_s=budget_s, floor=floor)

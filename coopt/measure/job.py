@@ -1,0 +1,152 @@
+"""The door: `run_job` takes a JSON job and answers with a JSON measurement.
+
+| kind | fields | answers with |
+|---|---|---|
+| block | model, layout, seq_len; part, layer, target, budget_s, attempts, check, peak_flops, chip, seed, cache | one part, forward and backward |
+| host | budget_s | rates of this machine |
+| sweep | points, budget_s, precision, seed | a row for each operation timed |
+| train | model, seq_len, batch, steps; learning_rate, seed, file, precision | losses and step times of a small model |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from coopt.measure import candidate as candidates
+from coopt.measure import clock, compile, host, sweep, topology, train
+from coopt.measure.check import agreement
+from coopt.measure.jobs import finite, layout_of, model_of, real, whole
+from coopt.measure.weights import parameters
+from coopt.problems import Problem, Refused
+
+Report = Callable[[str], None]
+COUNT = jax.ShapeDtypeStruct((), jnp.int32)
+FIELDS = {
+    "block": "model layout seq_len part layer target budget_s attempts check peak_flops chip memory seed cache",
+    "host": "budget_s cache",
+    "sweep": "points budget_s precision seed cache",
+    "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
+}
+
+
+def run_job(job: dict, report: Report = lambda phase: None) -> dict:
+    """Runs one job and returns its measurement as plain JSON values; `report` hears the name of each phase.
+
+    Raises:
+      Refused: the job says something that cannot be done, with every reason.
+    """
+    kind = job.get("kind")
+    if kind not in FIELDS:
+        raise Refused(Problem(field="kind", expected=f"one of {', '.join(FIELDS)}", got=repr(kind)[:40]))
+    unknown = set(job) - {"kind", *FIELDS[kind].split()}
+    if unknown:
+        hint = f"fields of a {kind} job: {FIELDS[kind]}"
+        raise Refused(*(Problem(field=name, expected="a known field", got=name, hint=hint) for name in sorted(unknown)))
+    if job.get("cache"):
+        jax.config.update("jax_compilation_cache_dir", str(job["cache"]))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    run = {"block": _block, "host": host.profile_job, "sweep": sweep.sweep_job, "train": train.train_job}[kind]
+    return finite({"versions": compile.versions()} | run(job, report))
+
+
+def _block(job: dict, report: Report) -> dict:
+    report("build")
+    model, layout = model_of(job["model"]), layout_of(job.get("layout", {}))
+    part, layer, seq_len = job.get("part", "layer"), whole(job, "layer", 0), whole(job, "seq_len")
+    target = topology.acquire(str(job.get("target", "local")), chip=job.get("chip"))
+    built = candidates.build(model, layout, part=part, layer=layer, seq_len=seq_len, devices=target.devices)
+    compiled = {}
+    for name, program in (("forward", candidates.forward), ("forward_backward", candidates.backward)):
+        function, arguments, places = program(built)
+        compiled[name] = compile.compile_program(
+            clock.counted(function), (*arguments, COUNT), out_shardings=(places, None), report=report
+        )
+    device = target.devices[0]
+    answer = {
+        "name": f"{part} {layer}" if part == "layer" else part,
+        "outcome": "ok",
+        "message": "",
+        "kind": "none",
+        "target": target.name,
+        "device": device.device_kind,
+        "platform": target.platform,
+        "chips": built.mesh.size,
+        "parameters": parameters(built.weights),
+        "tokens": math.prod(built.inputs[0].shape[:2]),
+        "assumed": list(built.assumed),
+        "phases": {name: _said(program) for name, program in compiled.items()},
+    }
+    both = compiled["forward_backward"]
+    answer |= {"flops": both.flops, "bytes": both.bytes, "digest": both.digest}
+    answer["memory"] = both.memory.get("total", math.nan)
+    room = _room(device, job) if target.runs else real(job, "memory", 0.0) or math.nan
+    if answer["memory"] > room:
+        message = f"the compiled program wants {answer['memory']:.4g} B, {room:.4g} B are there"
+        lacking = {"outcome": "infeasible-memory", "wanted": answer["memory"], "available": room, "message": message}
+        return answer | lacking
+    if not target.runs:
+        return answer
+    if job.get("check", built.mesh.size > 1):
+        report("check")
+        agreed = agreement(built, both, model, layout, layer=layer, seq_len=seq_len, seed=whole(job, "seed", 0))
+        answer["check"] = dataclasses.asdict(agreed)
+        if not agreed.agrees:
+            message = f"{agreed.where} differs from the {agreed.reference} reference by {agreed.worst:.2g} of its norm"
+            return answer | {"outcome": "wrong-result", "message": message}
+    return _timed(answer, job, built, compiled, report) if real(job, "budget_s", 1.0) > 0 else answer
+
+
+def _timed(answer: dict, job: dict, built: candidates.Candidate, compiled: dict, report: Report) -> dict:
+    """The answer with times: forward, and forward with backward, share the budget 1 to 2."""
+    if job.get("target", "local").startswith("cpu:") and built.mesh.size > 1:
+        answer["message"] = "times on fake devices show that the program runs, nothing more"
+    budget, attempts, seed = real(job, "budget_s", 1.0), whole(job, "attempts", 1), whole(job, "seed", 0)
+    peak = real(job, "peak_flops", 0.0) or math.nan
+    report("warm")
+    floor = clock.dispatch_floor()
+    _, abstract, _ = candidates.backward(built)
+    weights = candidates.fill(abstract[0], built, seed)
+    inputs = candidates.fill(tuple(abstract[1:]), built, seed + 1)
+    zero = jnp.zeros((), jnp.int32)
+    timings = {}
+    for name, share, used in (("forward", 1 / 3, inputs[:-1]), ("forward_backward", 2 / 3, inputs)):
+        report(name)
+        timer = clock.repeat(compiled[name].program, (weights, *used), zero)
+        timing = clock.estimate(timer, budget_s=budget * share, floor=floor, attempts=attempts)
+        extra = clock.doubtful(compiled[name].flops, timing.time, peak=peak)
+        timings[name] = dataclasses.replace(timing, flags=(*timing.flags, *extra))
+        answer["phases"][name] |= dataclasses.asdict(timings[name])
+    one, both = timings["forward"], timings["forward_backward"]
+    # Two independent intervals: their widths add as squares.
+    half = math.hypot((one.high - one.low) / 2, (both.high - both.low) / 2)
+    behind = both.time - one.time
+    answer["phases"]["backward"] = {"time": behind, "low": behind - half, "high": behind + half}
+    answer |= {name: getattr(both, name) for name in ("time", "low", "high", "spread", "kind", "floor")}
+    flags = [f"{name}: {flag}" for name, timing in timings.items() for flag in timing.flags]
+    answer["flags"] = flags
+    if any("beyond-peak" in flag or "not-repeated" in flag for flag in flags):
+        wrong = "a timing that cannot be true: " + ", ".join(flags)
+        return answer | {"outcome": "wrong-result" if "beyond-peak" in wrong else "noisy", "message": wrong}
+    if any("unstable" in flag for flag in flags):
+        return answer | {"outcome": "noisy", "message": ", ".join(flags)}
+    return answer
+
+
+def _said(compiled: compile.Compiled) -> dict[str, Any]:
+    said = {f.name: getattr(compiled, f.name) for f in dataclasses.fields(compiled) if f.name != "program"}
+    return said | {"collectives": [dataclasses.asdict(c) for c in compiled.collectives], "memory": compiled.memory}
+
+
+def _room(device: jax.Device, job: dict) -> float:
+    """Bytes a program may use on an attached device: what the job or the device says; this host's free memory."""
+    if job.get("memory"):
+        return real(job, "memory", 0.0)
+    stats = device.memory_stats() or {}
+    return float(stats.get("bytes_limit", 0)) or host.available_memory()

@@ -1,0 +1,144 @@
+"""Token mixers: grouped-query attention (full or windowed) and multi-head latent attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from coopt.measure.formats import Formats
+from coopt.measure.norms import Norm
+from coopt.measure.weights import parameter
+from coopt.spec.nouns import LayerKind
+
+Constrain = Callable[..., jax.Array]  # (array, *logical axes) -> the array, with its sharding said
+ROPE_BASE = 10000.0
+
+
+def rotate(x: jax.Array) -> jax.Array:
+    """Rotary position embedding of the last axis; `x` is (batch, sequence, heads, size), size even.
+
+    The two halves of the axis are the pairs (Su et al., arXiv:2104.09864, in the layout of GPT-NeoX and Llama).
+    """
+    half = x.shape[-1] // 2
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    frequency = ROPE_BASE ** (-jnp.arange(half, dtype=wide) / half)
+    angle = jnp.arange(x.shape[1], dtype=wide)[:, None] * frequency
+    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
+    a, b = x[..., :half].astype(wide), x[..., half:].astype(wide)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def _core(implementation: str | None, window: int) -> Callable[..., jax.Array]:
+    def core(q, k, v):
+        local = (window - 1, 0) if window else None
+        return jax.nn.dot_product_attention(
+            q, k, v, is_causal=True, local_window_size=local, implementation=implementation
+        )
+
+    return core
+
+
+def _latent_core(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    # Written out: keys (content and position) and values differ in head size, which dot_product_attention refuses.
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
+    causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    weights = jax.nn.softmax(jnp.where(causal, scores, jnp.finfo(wide).min), axis=-1).astype(v.dtype)
+    return jnp.einsum("bhts,bshd->bthd", weights, v)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention; `window` > 0 lets a token see that many tokens, itself included."""
+
+    def __init__(
+        self,
+        d_model: int,
+        kind: LayerKind,
+        formats: Formats,
+        constrain: Constrain,
+        *,
+        rotary: bool,
+        selective: bool,
+        implementation: str | None,
+    ):
+        heads, kv_heads, size = int(kind.heads), int(kind.kv_heads), int(kind.head_dim)
+        self.formats, self.constrain, self.rotary = formats, constrain, rotary
+        core = _core(implementation, int(kind.window) if kind.mixer == "window" else 0)
+        self.core = jax.checkpoint(core) if selective else core
+        self.q = parameter((d_model, heads, size), formats.weight)
+        self.k = parameter((d_model, kv_heads, size), formats.weight)
+        self.v = parameter((d_model, kv_heads, size), formats.weight)
+        self.o = parameter((heads, size, d_model), formats.weight)
+        self.bias = bool(kind.bias)
+        if self.bias:
+            self.q_bias = parameter((heads, size), formats.weight)
+            self.k_bias = parameter((kv_heads, size), formats.weight)
+            self.v_bias = parameter((kv_heads, size), formats.weight)
+            self.o_bias = parameter((d_model,), formats.weight)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, sequence, d_model) to the same."""
+        f = self.formats
+        h = x.astype(f.linear)
+        q, k, v = (
+            jnp.einsum("bsd,dhk->bshk", h, w[...].astype(f.linear), precision=f.precision)
+            for w in (self.q, self.k, self.v)
+        )
+        if self.bias:
+            q, k, v = (a + b[...] for a, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias)))
+        if self.rotary:
+            q, k = rotate(q), rotate(k)
+        q = self.constrain(q, "batch", "sequence", "heads", None)
+        k, v = (self.constrain(a, "batch", None, "kv_heads", None) for a in (k, v))
+        with jax.named_scope("attention"):
+            mixed = self.core(*(a.astype(f.attention) for a in (q, k, v)))
+        mixed = self.constrain(mixed, "batch", "sequence", "heads", None).astype(f.linear)
+        y = jnp.einsum("bshk,hkd->bsd", mixed, self.o[...].astype(f.linear), precision=f.precision)
+        return (y + self.o_bias[...] if self.bias else y).astype(f.activation)
+
+
+class LatentAttention(nnx.Module):
+    """Multi-head latent attention in training form (DeepSeek-V2, arXiv:2405.04434, section 2.1)."""
+
+    def __init__(self, d_model: int, kind: LayerKind, formats: Formats, constrain: Constrain, *, selective: bool):
+        heads, size, rope, value = (int(v) for v in (kind.heads, kind.head_dim, kind.rope_dim, kind.v_dim))
+        q_rank, kv_rank = int(kind.q_rank), int(kind.kv_rank)
+        self.formats, self.constrain = formats, constrain
+        self.size, self.rope, self.kv_rank, self.low_rank_query = size, rope, kv_rank, q_rank > 0
+        self.core = jax.checkpoint(_latent_core) if selective else _latent_core
+        if q_rank:
+            self.q_down = parameter((d_model, q_rank), formats.weight)
+            self.q_norm = Norm(q_rank, formats, kind="rms")
+            self.q_up = parameter((q_rank, heads, size + rope), formats.weight)
+        else:
+            self.q = parameter((d_model, heads, size + rope), formats.weight)
+        self.kv_down = parameter((d_model, kv_rank + rope), formats.weight)
+        self.kv_norm = Norm(kv_rank, formats, kind="rms")
+        self.kv_up = parameter((kv_rank, heads, size + value), formats.weight)
+        self.o = parameter((heads, value, d_model), formats.weight)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, sequence, d_model) to the same."""
+        f = self.formats
+
+        def product(equation, a, weight):
+            return jnp.einsum(equation, a.astype(f.linear), weight[...].astype(f.linear), precision=f.precision)
+
+        if self.low_rank_query:
+            q = product("bsr,rhk->bshk", self.q_norm(product("bsd,dr->bsr", x, self.q_down)), self.q_up)
+        else:
+            q = product("bsd,dhk->bshk", x, self.q)
+        low = product("bsd,dr->bsr", x, self.kv_down)
+        kv = product("bsr,rhk->bshk", self.kv_norm(low[..., : self.kv_rank]), self.kv_up)
+        position = rotate(low[..., None, self.kv_rank :])  # one key of positions, shared by all heads
+        position = jnp.broadcast_to(position, (*kv.shape[:3], self.rope))
+        q = jnp.concatenate([q[..., : self.size], rotate(q[..., self.size :])], axis=-1)
+        k = jnp.concatenate([kv[..., : self.size], position], axis=-1)
+        q = self.constrain(q, "batch", "sequence", "heads", None)
+        k, v = (self.constrain(a, "batch", None, "heads", None) for a in (k, kv[..., self.size :]))
+        with jax.named_scope("attention"):
+            mixed = self.core(*(a.astype(f.attention) for a in (q, k, v)))
+        return product("bshk,hkd->bsd", mixed, self.o).astype(f.activation)

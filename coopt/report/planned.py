@@ -1,0 +1,153 @@
+"""A `plan` document: what to deploy when, to train what, for how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coopt.report import words
+from coopt.report.grid import Column, Grid, bare, grid
+from coopt.report.page import Fact, Page, Section, evidence, provenance, said
+
+
+def entries(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """A list of the document, as mappings."""
+    return [words.mapped(entry) for entry in words.listed(document.get(key))]
+
+
+def capex(document: Mapping[str, Any]) -> dict[str, float]:
+    """Dollars by quarter, from a mapping or a list of {quarter, dollars}."""
+    held = document.get("capex_by_quarter")
+    if not isinstance(held, Mapping):
+        each = entries(document, "capex_by_quarter")
+        held = {e.get("quarter"): e.get("dollars", e.get("capex")) for e in each}
+    return {words.plain(q): number for q, v in held.items() if (number := words.figure(v)) is not None}
+
+
+def quarters(document: Mapping[str, Any]) -> list[str]:
+    """Every quarter that is named, in order, without gaps."""
+    named = [words.plain(d.get("quarter")) for d in entries(document, "deployments")] + list(capex(document))
+    placed = [place for q in named if (place := ordinal(q)) is not None]
+    for run in entries(document, "training_runs"):
+        start = ordinal(run.get("start"))
+        if start is not None:
+            placed += [start, start + max(int(words.figure(run.get("quarters")) or 1) - 1, 0)]
+    if not placed or max(placed) - min(placed) > 400:  # a hundred years: a mistyped quarter, not a plan
+        return []
+    return [f"{place // 4}Q{place % 4 + 1}" for place in range(min(placed), max(placed) + 1)]
+
+
+def ordinal(quarter: Any) -> int | None:
+    """Quarters since year 0, or None for what is not a quarter.
+
+    >>> ordinal("2026Q3"), ordinal("soon")
+    (8106, None)
+    """
+    text = quarter if isinstance(quarter, str) else ""
+    year, mark, part = text.partition("Q")
+    if mark and len(year) == 4 and year.isascii() and year.isdigit() and part in ("1", "2", "3", "4"):
+        return 4 * int(year) + int(part) - 1
+    return None
+
+
+def deployments(document: Mapping[str, Any]) -> Grid:
+    """What is deployed, quarter by quarter."""
+    body = []
+    for entry in entries(document, "deployments"):
+        power = words.figure(entry.get("megawatts"))
+        cells = (words.plain(entry.get("quarter")), words.plain(entry.get("site")), words.plain(entry.get("chip")))
+        megawatts = words.NOT_KNOWN if power is None else f"{power:,.0f}"
+        body.append((*cells, megawatts, words.count(entry.get("chips"))))
+    basis = words.plain(document.get("basis") or "IT megawatts")
+    heads = (Column("quarter", words=True), Column("site", words=True, width=28), Column("chip", words=True, width=24))
+    note = (f"power: {basis}",) if body else ()
+    return grid("Deployments", (*heads, Column("MW"), Column("chips")), body, notes=note, empty="nothing is deployed")
+
+
+def runs(document: Mapping[str, Any]) -> Grid:
+    """The training runs."""
+    body = []
+    for run in entries(document, "training_runs"):
+        loss = words.figure(run.get("loss"))
+        cells = (words.plain(run.get("start")), words.count(run.get("quarters")), words.plain(run.get("model")))
+        cells += (words.plain(run.get("chip")), words.count(run.get("chips")), words.large(run.get("tokens")))
+        body.append((*cells, words.NOT_KNOWN if loss is None else f"{loss:.3f}"))
+    heads = (Column("start", words=True), Column("quarters"), Column("model", words=True, width=26))
+    heads += (Column("chip", words=True, width=20), Column("chips"), Column("tokens"), Column("loss"))
+    return grid("Training runs", heads, body, empty="nothing is trained")
+
+
+def by_quarter(document: Mapping[str, Any]) -> Grid:
+    """Megawatts added, megawatts in all and capital, a row a quarter."""
+    spent, power = capex(document), dict.fromkeys(quarters(document), 0.0)
+    for entry in entries(document, "deployments"):
+        if entry.get("quarter") in power:
+            power[entry["quarter"]] += words.figure(entry.get("megawatts")) or 0.0
+    body, held = [], 0.0
+    for quarter, added in power.items():
+        held += added
+        body.append((quarter, f"{added:,.0f}", f"{held:,.0f}", words.dollars(spent.get(quarter, 0.0))))
+    heads = (Column("quarter", words=True), Column("MW added"), Column("MW in all"), Column("capital"))
+    return grid("Quarter by quarter", heads, body, empty="the plan has no quarters")
+
+
+def shadow(document: Mapping[str, Any]) -> Grid:
+    """What one more unit of each limit would be worth."""
+    held = document.get("shadow_prices")
+    each = held.items() if isinstance(held, Mapping) else [
+        (e.get("name", e.get("limit")), e.get("price", e.get("value"))) for e in entries(document, "shadow_prices")
+    ]  # fmt: skip
+    body = [(words.plain(name), said(value)) for name, value in each]
+    heads = (Column("limit", words=True, width=60), Column("objective for one more unit"))
+    return grid("Shadow prices", heads, body, empty="no limit is worth anything more")
+
+
+def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The plan in three sentences."""
+    placed = entries(document, "deployments")
+    power = sum(words.figure(e.get("megawatts")) or 0.0 for e in placed)
+    ends = quarters(document)
+    when = f" from {ends[0]} to {ends[-1]}" if ends else ""
+    trained = entries(document, "training_runs")
+    last = max(trained, key=lambda run: ordinal(run.get("start")) or 0, default={})
+    proof = words.percent(document.get("gap"), places=2)
+    trains = f"It trains {len(trained)} models" if len(trained) != 1 else "It trains one model"
+    return (
+        f"The plan deploys {power:,.0f} MW of IT power{when} for {words.dollars(sum(capex(document).values()))}.",
+        f"{trains}, the last {words.shape(last.get('model'))} on {words.count(last.get('chips'))}"
+        f" {words.plain(last.get('chip'))}."
+        if trained
+        else "It trains nothing.",
+        f"The solver calls it {words.plain(document.get('status'))}, within {proof} of the best possible.",
+    )
+
+
+def page(document: Mapping[str, Any]) -> Page:
+    """The roadmap."""
+    power = sum(words.figure(e.get("megawatts")) or 0.0 for e in entries(document, "deployments"))
+    drawn = ("roadmap",) if quarters(document) else ()
+    return Page(
+        kicker="coopt plan",
+        title=words.plain(document.get("name") or document.get("scenario") or "roadmap"),
+        lead=lead(document),
+        facts=(
+            Fact("deployed", f"{words.digits(power)} MW", words.plain(document.get("basis") or "IT megawatts")),
+            Fact("capital", words.dollars(sum(capex(document).values()))),
+            Fact("objective", said(document.get("objective")), words.plain(document.get("objective_name") or "")),
+            Fact("gap", words.percent(document.get("gap"), places=2), words.plain(document.get("status"))),
+        ),
+        sections=(
+            Section(
+                name="roadmap", title="The years", figures=drawn, folded=(by_quarter(document), deployments(document))
+            ),
+            Section(name="training", title="What is trained", grids=(bare(runs(document)),)),
+            Section(name="shadow", title="What more would be worth", grids=(bare(shadow(document)),)),
+            evidence(document),
+            provenance(document, "coopt", "plan", words.plain(document.get("scenario") or "SCENARIO")),
+        ),
+    )
+
+
+def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
+    """The tables of a terminal."""
+    return (by_quarter(document), deployments(document), runs(document), shadow(document))

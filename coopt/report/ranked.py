@@ -1,0 +1,168 @@
+"""The tables of a `search` document: the ranking, the measurements, machines the reader does not have, rejections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coopt.report import explained, words
+from coopt.report.grid import Column, Grid, grid
+from coopt.report.page import around, error
+
+SHOWN = 20  # plans in the table; the CSV holds all
+
+
+def plans(document: Mapping[str, Any], key: str = "plans") -> list[Mapping[str, Any]]:
+    """The plans of a document, best first."""
+    return [words.mapped(plan) for plan in words.listed(document.get(key))]
+
+
+def price(plan: Mapping[str, Any]) -> str:
+    """Dollars for a million tokens."""
+    each = words.figure(plan.get("dollars_per_token"))
+    return words.NOT_KNOWN if each is None else words.digits(1e6 * each)
+
+
+def loss(value: Any) -> str:
+    """A loss with three places, or `not known`."""
+    number = words.figure(value)
+    return words.NOT_KNOWN if number is None else f"{number:.3f}"
+
+
+def ranking(document: Mapping[str, Any], key: str = "plans") -> Grid:
+    """The final table of a search; settings and machines that all plans share stand below it."""
+    held = plans(document, key)
+    shared = _shared(held)
+    machines = {place(plan) for plan in held}
+    body = [_plan(plan, shared, named=len(machines) > 1) for plan in held[:SHOWN]]
+    notes = [f"all on {machine}" for machine in machines if len(machines) == 1]
+    notes += ["all with " + " ".join(f"{name}={part}" for name, part in shared.items())] if shared else []
+    notes += [f"{len(held) - SHOWN} further plans are in the run's files"] if len(held) > SHOWN else []
+    heads = (Column("#"), Column("shape", words=True, width=18), Column("layout", words=True, width=14))
+    heads += (Column("predicted\nstep"), Column("measured\nstep"), Column("MFU"), Column("tokens/s\na chip", width=8))
+    heads += (Column("memory"), Column("USD a M\ntokens", width=7), Column("J a\ntoken", width=5))
+    heads += (Column("loss", width=5),)
+    return grid("Best plans", heads, body, notes=notes, strong=0, empty="no candidate is feasible")
+
+
+def place(plan: Mapping[str, Any]) -> str:
+    """A machine and how many of its chips."""
+    chips = words.figure(plan.get("chips"))
+    return words.plain(plan.get("hardware")) + (f" x {chips:,.0f}" if chips is not None and chips != 1 else "")
+
+
+def _shared(held: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    # What every plan has in common is said once, below; degrees of parallelism are always said.
+    each = [words.settings(plan.get("layout")) for plan in held if isinstance(plan.get("layout"), Mapping)]
+    if len(each) < max(len(held), 2):
+        return {}
+    return {n: v for n, v in each[0].items() if n not in words.DEGREES and all(e.get(n) == v for e in each)}
+
+
+def _plan(plan: Mapping[str, Any], shared: Mapping[str, str], *, named: bool) -> tuple[str, ...]:
+    time, clock, cut = plan.get("step_time"), plan.get("measured_time"), plan.get("layout")
+    if isinstance(cut, Mapping):
+        cut = " ".join(f"{name}={part}" for name, part in words.settings(cut).items() if name not in shared)
+    return (
+        words.count(plan.get("rank")),
+        words.shape(plan.get("model")) + (f"\n@{place(plan)}" if named else ""),
+        words.layout(cut, joint=" "),
+        f"{words.seconds(time)}\n{around(time, plan.get('interval'))}".strip(),
+        "not measured" if clock is None else f"{words.seconds(clock)}\n{_kind(plan)}".strip(),
+        words.percent(plan.get("mfu")),
+        words.large(plan.get("tokens_per_second_per_chip")),
+        words.memory(plan.get("memory")),
+        price(plan),
+        words.small(plan.get("joules_per_token")),
+        loss(plan.get("loss")),
+    )
+
+
+def _kind(plan: Mapping[str, Any]) -> str:
+    kind = plan.get("measured_kind")
+    return "" if kind in (None, "none", "clock") else words.plain(kind)
+
+
+def measurements(document: Mapping[str, Any]) -> Grid:
+    """What was timed, beside what was predicted before and after calibration."""
+    body = []
+    for m in plans(document, "measured"):
+        time = m.get("measured_time")
+        body.append(
+            (
+                words.count(m.get("rank")),
+                words.plain(m.get("name")),
+                words.seconds(m.get("predicted_before")),
+                words.seconds(m.get("predicted_time")),
+                words.seconds(time),
+                around(time, (m.get("low"), m.get("high"))) or words.NOT_KNOWN,
+                error(m.get("predicted_time"), time),
+                words.plain(m.get("kind") if m.get("outcome") in (None, "ok") else m.get("outcome")),
+            )
+        )
+    heads = (Column("#"), Column("block", words=True, width=28), Column("predicted\nbefore"))
+    heads += (Column("predicted\nafter"), Column("measured"), Column("interval"), Column("error"))
+    return grid("Predicted and measured", (*heads, Column("by", words=True)), body, empty="nothing was measured")
+
+
+def calibration(document: Mapping[str, Any]) -> Grid:
+    """The errors before and after calibration."""
+    held = words.mapped(document.get("calibration"))
+    names = ("mape", "median_ape", "p90_ape", "bias")
+    body = [
+        (when, words.count(words.mapped(held[when]).get("rows")))
+        + tuple(words.percent(words.mapped(held[when]).get(n)) for n in names)
+        for when in ("before", "after")
+        if words.mapped(held.get(when))
+    ]
+    heads = (Column("calibration", words=True), Column("rows"), Column("mean error"), Column("median"))
+    return grid("", (*heads, Column("90th percentile"), Column("bias")), body, empty="no calibration was made")
+
+
+def elsewhere(document: Mapping[str, Any]) -> Grid:
+    """Machines the reader does not have."""
+    heads = (Column("model", words=True, width=14), Column("machine", words=True, width=18))
+    heads += (Column("layout", words=True, width=14), Column("tokens/s"), Column("a chip", width=7))
+    heads += (Column("tokens\na USD", width=7), Column("tokens/s\na MW", width=8))
+    nearest = Column("nearest\npublished", words=True, width=18)
+    body = [_far(entry) for entry in plans(document, "elsewhere")]
+    return grid("Machines you do not have", (*heads, nearest), body, empty="none was asked for")
+
+
+def _far(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    power, rate = words.figure(entry.get("megawatts")), entry.get("tokens_per_second")
+    watts = "MW not known" if power is None else f"{words.digits(power)} MW"
+    reach = around(rate, entry.get("interval"))
+    near = words.mapped(next(iter(words.listed(entry.get("nearest"))), None))
+    recipe = f" {words.plain(entry['precision'])}" if entry.get("precision") is not None else ""
+    return (
+        words.plain(entry.get("model")),
+        f"{place(entry)}\n{watts}",
+        words.layout(entry.get("layout"), joint=" ") + recipe,
+        f"{words.large(rate)}\n{reach}".strip(),
+        words.large(entry.get("tokens_per_second_per_chip")),
+        words.large(entry.get("tokens_per_dollar")),
+        words.large(entry.get("tokens_per_megawatt")),
+        f"{words.plain(near['id'])}\n{our_error(near)}".strip() if near.get("id") is not None else words.NOT_KNOWN,
+    )
+
+
+def our_error(near: Mapping[str, Any]) -> str:
+    """Our error on a measured row nearby."""
+    if words.figure(near.get("measured")) is None:
+        return ""
+    return f"our error {error(near.get('predicted'), near.get('measured'))}"
+
+
+def census(document: Mapping[str, Any]) -> Grid:
+    """Why candidates were rejected."""
+    rejected = words.mapped(document.get("rejected"))
+    counts = sorted(((words.figure(n) or 0.0, words.plain(k)) for k, n in rejected.items()), reverse=True)
+    every = words.figure(document.get("evaluated"))
+    body = [
+        (name.replace("_", " "), words.count(n), words.percent(n / every if every else None),
+         explained.VERDICTS.get(name, ""))
+        for n, name in counts
+    ]  # fmt: skip
+    heads = (Column("reason", words=True), Column("candidates"), Column("of all"), Column("meaning", words=True))
+    return grid("", heads, body, empty="no candidate was rejected")

@@ -1,0 +1,120 @@
+"""A `validate` document: predictions against published measurements, per chip, per source, in slices; and `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coopt.report import words
+from coopt.report.grid import Column, Grid, grid
+from coopt.report.page import Fact, Page, Section, evidence, provenance
+
+_ERRORS = ("mape", "median_ape", "p90_ape", "bias")
+
+
+def slices(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every `by_...` of the document, chips first."""
+    keys = [k for k, v in document.items() if isinstance(k, str) and k.startswith("by_") and isinstance(v, Mapping)]
+    keys.sort(key=lambda k: (k != "by_hardware", k != "by_source", k))
+    return [(k, document[k]) for k in keys]
+
+
+def summary(document: Mapping[str, Any]) -> Grid:
+    """The errors over all rows."""
+    body = [
+        ("rows", words.count(document.get("rows"))),
+        ("scored", words.count(document.get("scored"))),
+        ("mean absolute error", words.percent(document.get("mape"))),
+        ("median", words.percent(document.get("median_ape"))),
+        ("90th percentile", words.percent(document.get("p90_ape"))),
+        ("worst", words.percent(document.get("max_ape"))),
+        ("bias", words.signed(document.get("bias"))),
+        ("mean over cells (source x chip x kind)", words.percent(document.get("macro_mape"))),
+    ]
+    return grid("Predicted against measured", (Column("", words=True), Column("")), body)
+
+
+def by(key: str, held: Mapping[str, Any]) -> Grid:
+    """One slice of the errors."""
+    name = words.plain(key.removeprefix("by_")).replace("_", " ")
+    body = []
+    for label, score in sorted(held.items(), key=lambda item: -(words.figure(words.mapped(item[1]).get("rows")) or 0)):
+        score = words.mapped(score)
+        errors = tuple(words.percent(score.get(e)) for e in _ERRORS[:3])
+        body.append((words.plain(label), words.count(score.get("rows")), *errors, words.signed(score.get("bias"))))
+    heads = (Column(name, words=True, width=40), Column("rows"), Column("mean error"), Column("median"))
+    return grid(f"By {name}", (*heads, Column("90th pct"), Column("bias")), body)
+
+
+def ranking(document: Mapping[str, Any]) -> Grid:
+    """Does the best predicted layout win when it is measured?"""
+    held = words.mapped(document.get("ranking"))
+    body = [
+        ("groups", words.count(held.get("groups"))),
+        ("best layout named", words.percent(held.get("top1_hit"))),
+        ("mean regret", words.percent(held.get("mean_regret"))),
+        ("worst regret", words.percent(held.get("max_regret"))),
+    ]
+    note = "regret: how much slower the layout predicted best is than the one measured best"
+    return grid("Ranking", (Column("", words=True), Column("")), body, notes=(note,))
+
+
+def skipped(document: Mapping[str, Any]) -> Grid:
+    """Why rows were not scored."""
+    held = words.mapped(document.get("skipped"))
+    body = [(words.plain(k), words.count(v)) for k, v in sorted(held.items(), key=lambda i: -(words.figure(i[1]) or 0))]
+    heads = (Column("not scored because", words=True, width=70), Column("rows"))
+    return grid("Skipped", heads, body, empty="no row was skipped")
+
+
+def page(document: Mapping[str, Any]) -> Page:
+    """The report of a validation."""
+    cut = tuple(by(key, held) for key, held in slices(document))
+    held = words.mapped(document.get("ranking"))
+    regret = words.percent(held.get("mean_regret"))
+    return Page(
+        kicker="coopt validate",
+        title="Predicted against published measurements",
+        lead=(
+            f"Over {words.count(document.get('scored'))} of {words.count(document.get('rows'))} published rows the mean"
+            f" absolute error of the step time is {words.percent(document.get('mape'))}"
+            f" (median {words.percent(document.get('median_ape'))}).",
+            f"Giving each source, chip and kind one vote it is {words.percent(document.get('macro_mape'))};"
+            f" the bias is {words.signed(document.get('bias'))}.",
+            f"Choosing the layout predicted best costs {regret} on average against the one measured best.",
+        ),
+        facts=(
+            Fact("mean error", words.percent(document.get("mape"))),
+            Fact("median error", words.percent(document.get("median_ape"))),
+            Fact("90th percentile", words.percent(document.get("p90_ape"))),
+            Fact("mean regret", regret),
+        ),
+        sections=(
+            Section(name="scatter", title="Row by row", figures=("validation",)),
+            Section(name="slices", title="Where it errs", grids=cut),
+            Section(name="ranking", title="Does the right layout win?", grids=(ranking(document),)),
+            Section(name="skipped", title="What was not scored", grids=(skipped(document),)),
+            *((evidence(document),) if document.get("fidelity") is not None else ()),
+            provenance(document, "coopt", "validate", "ROWS.csv"),
+        ),
+    )
+
+
+def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
+    """The tables of a terminal."""
+    cut = tuple(by(key, held) for key, held in slices(document))
+    return (summary(document), *cut, ranking(document), skipped(document))
+
+
+def predictions(document: Mapping[str, Any]) -> Grid:
+    """The rows of a `predict` document."""
+    body = []
+    for row in words.listed(document.get("rows")):
+        row = words.mapped(row)
+        cells = (words.plain(row.get("id")), words.seconds(row.get("predicted_step_time")))
+        cells += (words.large(row.get("predicted_tokens_per_second_per_chip")),)
+        cells += (words.memory(row.get("predicted_memory")), words.plain(row.get("fidelity")))
+        body.append((*cells, words.plain(row.get("note") or "")))
+    heads = (Column("row", words=True, width=24), Column("step time"), Column("tokens/s\na chip"), Column("memory"))
+    heads += (Column("fidelity", words=True, width=13), Column("note", words=True, width=34))
+    return grid("Predictions", heads, body, empty="the table has no rows")

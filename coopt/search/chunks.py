@@ -1,0 +1,152 @@
+"""Chunks of a space through the expression: small terms in NumPy once a tile, the rest compiled, reduced by block.
+
+A tile is a run of choices of one long axis times all axes inside it. The long axis is laid out last in memory, so that
+every loop of the compiled part runs along contiguous vectors, and a block's axes first, so that a minimum over a block
+is a minimum of whole slices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coopt.search.exact import Task
+from coopt.search.programs import Recorded, record, run
+from coopt.search.space import Slab, lattice, walk
+from coopt.search.terms import Tape
+from coopt.spec.nouns import VERDICTS
+from coopt.xp import where
+
+TILE = 1024  # choices of the long axis in a tile
+INNER = 2**19  # candidates inside one choice of it, at most
+NARROW = 8  # choices of it in a chunk, at least: vectors of the machine stay full
+EAGER = 64  # extent below which NumPy computes a term at once
+TILES = 256  # more tiles than this, of narrow ones, and everything is compiled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """How a space is cut: the long axis, its choices a chunk, the order of axes in memory, and what runs eagerly."""
+
+    task: Task
+    cut: int
+    length: int
+    order: tuple[int, ...]
+    eager: int
+
+    @property
+    def inner(self) -> int:
+        """Candidates inside one choice of the long axis."""
+        return math.prod(len(one) for one in self.task.space.axes[self.cut + 1 :])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some columns of a tile; the first `skip` of them were counted before."""
+
+    recorded: Recorded
+    slab: Slab
+    low: int
+    skip: int
+    columns: int
+
+
+def plan(task: Task, *, target: int) -> Plan:
+    """A plan for chunks of about `target` candidates.
+
+    The long axis is the longest with at most INNER candidates inside a choice of it. The length of a chunk depends on
+    what is inside, not on how long the axis is, so another machine size compiles nothing.
+    """
+    axes = task.space.axes
+    inside = [math.prod(len(one) for one in axes[position + 1 :]) for position in range(len(axes))]
+    fitting = [position for position in range(len(axes)) if inside[position] <= INNER]
+    cut = max(fitting, key=lambda position: (len(axes[position]), -position))
+    lead = max(task.lead, cut + 1)
+    order = (*range(lead, len(axes)), *range(cut + 1, lead), cut)
+    length = max(min(target // inside[cut], TILE), NARROW)
+    tiles = math.prod(len(one) for one in axes[:cut]) * -(-len(axes[cut]) // TILE)
+    eager = -1 if tiles > TILES and inside[cut] < EAGER else EAGER
+    return Plan(task=dataclasses.replace(task, lead=lead, block=math.prod(len(one) for one in axes[lead:])), cut=cut,
+                length=min(length, _padded(len(axes[cut]))), order=order, eager=eager)  # fmt: skip
+
+
+def chunks(plan: Plan) -> Iterator[Chunk]:
+    """All chunks, tile by tile; the last of a tile overlaps the one before, so that all have one length."""
+    for slab in walk(plan.task.space, plan.cut, TILE):
+        recorded = _tile(plan, slab)
+        columns = slab.high - slab.low
+        for low in range(0, columns, plan.length):
+            first = max(min(low, columns - plan.length), 0)
+            yield Chunk(recorded=recorded, slab=slab, low=first, skip=low - first,
+                        columns=min(plan.length, columns))  # fmt: skip
+
+
+def reduce(plan: Plan, chunk: Chunk, *, reasons: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One chunk: counts by reason, the first index of each block, and the blocks' minima `(blocks, objectives)`."""
+    task, columns = plan.task, slice(chunk.skip, chunk.columns)
+    wide = chunk.recorded.wide[:, chunk.low : chunk.low + plan.length]
+    if wide.shape[1] < plan.length:  # a tile shorter than a chunk repeats its last choice
+        wide = np.pad(wide, ((0, 0), (0, plan.length - wide.shape[1])), mode="edge")
+    code, *objectives = run(chunk.recorded, np.ascontiguousarray(wide), chunk.recorded.shared)
+    axes = task.space.axes
+    codes, minima = _minima(
+        code, objectives, block=len(axes) - task.lead, shape=(1,) * len(plan.order[1:]) + (plan.length,)
+    )
+    codes = np.asarray(codes)[..., columns]
+    repeated = plan.inner * codes.shape[-1] // codes.size
+    counts = repeated * np.asarray(_count(codes, reasons))
+    grid = (*(len(one) for one in axes[plan.cut + 1 : task.lead]), codes.shape[-1])
+    table = np.stack([np.broadcast_to(np.asarray(one)[..., columns], grid).reshape(-1) for one in minima], axis=1)
+    within = np.arange(math.prod(grid[:-1]), dtype=np.int64)[:, None] * task.block
+    across = (chunk.low + chunk.skip + np.arange(grid[-1], dtype=np.int64)) * plan.inner
+    return counts, (chunk.slab.start + within + across).reshape(-1), table
+
+
+def _tile(plan: Plan, slab: Slab) -> Recorded:
+    """The expression on a tile: small terms computed, the rest recorded as programs for codes and objectives."""
+    task, tape = plan.task, Tape(limit=plan.eager)
+    with np.errstate(all="ignore"):
+        candidate = jax.tree.map(
+            lambda leaf: tape.term(leaf) if np.ndim(leaf) else np.float64(leaf),
+            lattice(task.space, slab, order=plan.order),
+        )
+        score = task.expression(candidate, task.names)
+        code = score.verdict
+        for number, (position, bound) in enumerate(task.limits):
+            value, unknown = score.objectives[position], len(VERDICTS) + 2 * number
+            failed = where(value > np.float64(bound), unknown + 1, where(value == value, 0, unknown))
+            code = where(code < 0.5, failed, code)
+        return record(tape, (code, *score.objectives[: task.objectives]))
+
+
+@functools.partial(jax.jit, static_argnames=("block", "shape"))
+def _minima(code, objectives, *, block, shape):
+    """Codes as bytes, and each objective's minima over the first `block` axes; infeasible and unknown are infinite."""
+    code = jnp.broadcast_to(code, np.broadcast_shapes(code.shape, shape))
+    minima = []
+    for objective in objectives:
+        value = jnp.where((code < 0.5) & jnp.isfinite(objective), objective, jnp.inf)
+        slices = [value[place] for place in itertools.product(*(range(n) for n in value.shape[:block]))]
+        minima.append(functools.reduce(jnp.minimum, slices))
+    return code.astype(jnp.uint8), minima
+
+
+def _count(codes: np.ndarray, reasons: int) -> list[int]:
+    """How often each code occurs; comparing bytes is what NumPy does fastest."""
+    counts, left = [0] * reasons, codes.size
+    for code in range(reasons):
+        if left:
+            counts[code] = int(np.count_nonzero(codes == code))
+            left -= counts[code]
+    return counts
+
+
+def _padded(length: int) -> int:
+    return max(8 * -(-length // 8), NARROW)

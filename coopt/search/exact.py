@@ -1,0 +1,188 @@
+"""Exact answers from lower bounds: which blocks of candidates can still matter, and their candidates in float64.
+
+A sweep hands over, for every block, the smallest value of each objective. A block is priced candidate by candidate
+only while those lower bounds leave room for a winner; so the answer is that of brute force, for a small part of the
+work. All pricing here is the plain expression in NumPy float64: nothing to compile, and the numbers that are reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from coopt.search.pareto import front, graded, strong_first
+from coopt.search.price import Expression
+from coopt.search.space import Candidate, Space, all_digits, blocks, flat
+
+ROUNDING = 1e-12  # relative: how far a compiled float64 objective may lie from NumPy's
+BATCH = 1024  # blocks priced at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What the exact stage needs to price: the space, the expression, its objectives and limits."""
+
+    space: Space
+    expression: Expression
+    names: tuple[str, ...]
+    objectives: int  # how many of the names rank; the rest are there for their limits
+    limits: tuple[tuple[int, float], ...]  # (position among the objectives, upper bound)
+    block: int  # candidates in a block
+    lead: int  # axes outside a block
+
+
+def evaluate(task: Task, candidate: Candidate, shape: tuple[int, ...]) -> np.ndarray:
+    """Objectives of candidates, `(n, objectives)` in order of `shape`; infinite where infeasible or unknown."""
+    with np.errstate(all="ignore"):
+        score = task.expression(candidate, task.names)
+        fits = np.asarray(score.verdict) < 0.5
+        for position, bound in task.limits:
+            fits = fits & (np.asarray(score.objectives[position]) <= bound)
+    values = np.empty((math.prod(shape), task.objectives))
+    for position, objective in enumerate(score.objectives[: task.objectives]):
+        known = np.where(fits & np.isfinite(objective), objective, np.inf)
+        values[:, position] = np.broadcast_to(known, shape).reshape(-1)
+    return values
+
+
+def evaluate_flat(task: Task, indices: np.ndarray) -> np.ndarray:
+    """Objectives of candidates named by index, `(n, objectives)`."""
+    candidate = flat(task.space, all_digits(task.space, indices))
+    return evaluate(task, candidate, (len(indices),))
+
+
+def open_blocks(task: Task, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and objectives of every candidate in the blocks that begin at `starts`."""
+    if not len(starts):
+        return np.empty(0, dtype=np.int64), np.empty((0, task.objectives))
+    digits = all_digits(task.space, starts)[:, : task.lead]
+    shape = (len(starts), *(len(one) for one in task.space.axes[task.lead :]))
+    values = [
+        evaluate(task, blocks(task.space, digits[low : low + BATCH]), (len(digits[low : low + BATCH]), *shape[1:]))
+        for low in range(0, len(digits), BATCH)
+    ]
+    indices = starts[:, None] + np.arange(task.block)
+    return indices.reshape(-1), np.concatenate(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaders:
+    """Blocks that may hold one of the `count` best of the first objective, by lower bound."""
+
+    count: int
+    starts: np.ndarray  # (b,) index of a block's first candidate
+    minima: np.ndarray  # (b,)
+
+
+def leaders(count: int) -> Leaders:
+    """No block yet."""
+    return Leaders(count=count, starts=np.empty(0, dtype=np.int64), minima=np.empty(0))
+
+
+def lead(state: Leaders, starts: np.ndarray, minima: np.ndarray) -> Leaders:
+    """The leaders after some more blocks.
+
+    Of all blocks the `count` with the smallest (value, start) hold at least that many candidates, none beyond the last
+    one's key; a block whose lower bound lies beyond that key cannot change the answer. Both sides allow for rounding.
+    """
+    starts, minima = np.concatenate((state.starts, starts)), np.concatenate((state.minima, minima))
+    known = np.isfinite(minima)
+    starts, minima = starts[known], minima[known]
+    if not state.count or len(starts) <= state.count:
+        return dataclasses.replace(state, starts=starts[: state.count], minima=minima[: state.count])
+    low, high = _around(minima)
+    cut = np.partition(high, state.count - 1)[state.count - 1]
+    missing = state.count - np.count_nonzero(high < cut)
+    last = np.sort(starts[high == cut])[missing - 1]
+    kept = (low < cut) | ((low == cut) & (starts <= last))
+    return dataclasses.replace(state, starts=starts[kept], minima=minima[kept])
+
+
+def best(task: Task, state: Leaders) -> np.ndarray:
+    """Indices of the `count` best candidates of the first objective, ties by index."""
+    indices, values = open_blocks(task, state.starts)
+    keys = graded(values[:, 0])
+    order = np.lexsort((indices, keys))
+    return indices[order[np.isfinite(keys[order])][: state.count]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """A front in the making: achieved points, and blocks whose lower bounds no achieved point beats yet.
+
+    `live` says which objectives have been known for any feasible candidate so far; a candidate for which a live one
+    is unknown is on no front, and an objective that is never known is left out.
+    """
+
+    live: np.ndarray  # (objectives,) bool
+    indices: np.ndarray  # (p,) achieved points
+    points: np.ndarray  # (p, objectives), graded
+    starts: np.ndarray  # (b,) open blocks
+    ideals: np.ndarray  # (b, objectives), graded downwards
+
+
+def frontier(objectives: int) -> Frontier:
+    """Nothing achieved, nothing open."""
+    none, rows = np.empty(0, dtype=np.int64), np.empty((0, objectives))
+    return Frontier(live=np.zeros(objectives, bool), indices=none, points=rows, starts=none, ideals=rows)
+
+
+def sift(state: Frontier, starts: np.ndarray, minima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of new blocks, those that the achieved points leave open, with their graded lower bounds."""
+    known = np.isfinite(minima[:, state.live]).all(axis=1) & np.isfinite(minima).any(axis=1)
+    starts, minima = starts[known], minima[known]
+    ideals, _ = _around(minima)
+    return _open(state, starts, ideals)
+
+
+def widen(state: Frontier, starts: np.ndarray, ideals: np.ndarray) -> Frontier:
+    """The frontier with more open blocks; an objective seen for the first time voids what does not know it."""
+    live = state.live | np.isfinite(ideals).any(axis=0)
+    starts, ideals = np.concatenate((state.starts, starts)), np.concatenate((state.ideals, ideals))
+    known = np.isfinite(ideals[:, live]).all(axis=1)
+    achieved = np.isfinite(state.points[:, live]).all(axis=1)
+    return Frontier(live=live, indices=state.indices[achieved], points=state.points[achieved], starts=starts[known],
+                    ideals=ideals[known])  # fmt: skip
+
+
+def close(task: Task, state: Frontier, *, down_to: int) -> Frontier:
+    """Prices the most promising open blocks until at most `down_to` are open; with 0 the front is exact."""
+    while len(state.starts) > down_to:
+        ideals = state.ideals[:, state.live]
+        first = front(ideals)
+        if len(first) > BATCH:
+            first = first[strong_first(ideals[first])[:BATCH]]
+        indices, values = open_blocks(task, state.starts[first])
+        indices = np.concatenate((state.indices, indices))
+        points = np.concatenate((state.points, graded(values)))
+        order = np.argsort(indices, kind="stable")
+        indices, points = indices[order], points[order]
+        kept = front(points[:, state.live])
+        rest = np.ones(len(state.starts), dtype=bool)
+        rest[first] = False
+        state = dataclasses.replace(state, indices=indices[kept], points=points[kept])
+        starts, ideals = _open(state, state.starts[rest], state.ideals[rest])
+        state = dataclasses.replace(state, starts=starts, ideals=ideals)
+    return state
+
+
+def _around(minima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    slack = ROUNDING * np.abs(np.where(np.isfinite(minima), minima, 0.0))
+    return graded(minima - slack), graded(minima + slack)
+
+
+def _open(state: Frontier, starts: np.ndarray, ideals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks that no achieved point beats; one that equals a bound beats it only if it comes first."""
+    points, live = state.points[:, state.live], state.live
+    for position in strong_first(points):
+        if not len(starts):
+            break
+        rows = ideals[:, live]
+        gone = (rows >= points[position]).all(axis=1)
+        if gone.any():
+            tied = (rows == points[position]).all(axis=1) & (starts <= state.indices[position])
+            kept = ~gone | tied
+            starts, ideals = starts[kept], ideals[kept]
+    return starts, ideals

@@ -1,0 +1,194 @@
+"""All legal layouts of a model on a number of chips, as a space: what must divide is sorted out before it is priced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from coopt.problems import Problem, Refused
+from coopt.search.space import Axis, Candidate, Space, axis, product
+from coopt.spec.nouns import ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, Model, Precision, Workload
+
+# What an axis offers when nobody says: every field of `Layout` that a trainer can set.
+CHOICES: dict[str, tuple] = {
+    "micro_batch": (1, 2, 4, 8, 16),
+    "vpp": (1, 2, 4, 8),
+    "schedule": (0,),
+    "zero": (0, 1, 2, 3),
+    "recompute": (0, 1, 2),
+    "offload": (0.0, 0.5, 1.0),
+    "order": (0, 1, 2),
+    "fused_attention": (1,),
+    "precision": ("bf16",),
+}
+NAMES = {"schedule": SCHEDULES, "recompute": RECOMPUTE, "order": ORDERS}
+PARALLEL = ("tp", "cp", "pp", "dp", "fsdp", "ep", "sp")
+KNOWN = (*PARALLEL, *CHOICES, "batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """What divisibility is checked against; empty or infinite where an axis of shapes decides it later."""
+
+    heads: tuple[int, ...]
+    experts: tuple[int, ...]
+    layers: float
+    seq_len: int  # 0: an axis
+    batches: tuple[int, ...]
+
+
+def layout_space(
+    model: Model,
+    workload: Workload,
+    *,
+    chips: int | Sequence[int],
+    choices: Mapping[str, Sequence] | None = None,
+    axes: Sequence[Axis] = (),
+    name: str = "layouts",
+) -> Space:
+    """The space of layouts of `model` on `chips` chips (or several numbers of them); `axes` go outside it.
+
+    `choices` narrows or widens a field: `{"tp": (1, 2, 4, 8), "precision": ("bf16", "fp8"), "batch": (512, 1024)}`.
+    Left out, tp, cp, pp, dp, ep and sp take every value that divides; fsdp is all of dp; the rest is `CHOICES`. Where
+    the model or the workload is itself an axis, divisibility is left to the verdict of pricing.
+
+    Raises:
+      Refused: an unknown field or name; no legal layout, with how many tuples each rule removed.
+    """
+    choices = dict(choices or {})
+    _check(choices)
+    sizes = _sizes(model, workload, choices, axes)
+    removed: Counter[str] = Counter()
+    numbers = [chips] if isinstance(chips, int | float) else list(chips)
+    rows = [row for number in numbers for row in _tuples(int(number), sizes, choices, removed)]
+    parallel = axis("parallel", [f"layout.{field}" for field in PARALLEL], rows)
+    inner = [_plain(field, choices.get(field, default)) for field, default in CHOICES.items()]
+    if "batch" in choices:
+        inner.append(axis("batch", "workload.phases.0.batch", choices["batch"]))
+    inner.sort(key=len, reverse=True)
+    base = Candidate(model=model, workload=workload)
+    several = [one for one in inner if len(one) != 1]
+    fixed = [one for one in inner if len(one) == 1]
+    return product((*axes, parallel, *fixed, *several), base, name=name, removed=tuple(removed.items()))
+
+
+def divisors(number: int) -> list[int]:
+    """Every divisor, ascending.
+
+    >>> divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+def _tuples(chips: int, sizes: _Sizes, choices: Mapping[str, Sequence], removed: Counter[str]) -> Iterator[tuple]:
+    """Valid (tp, cp, pp, dp, fsdp, ep, sp) with tp cp pp dp = chips; what is not valid is counted by its rule."""
+    every = divisors(chips)
+    for tp in choices.get("tp", every):
+        for cp in choices.get("cp", every):
+            for pp in choices.get("pp", every):
+                if chips % (tp * cp * pp):
+                    continue
+                dp = chips // int(tp * cp * pp)
+                if "dp" in choices and dp not in choices["dp"]:
+                    continue
+                for fsdp in choices.get("fsdp", (dp,)):
+                    for ep in choices.get("ep", _expert_ways(int(tp * cp * dp), sizes)):
+                        # with tp = 1 there is nothing to split: both spellings would be one layout
+                        for sp in choices.get("sp", (0, 1) if tp > 1 else (0,)):
+                            rule = _rule(sizes, tp=tp, cp=cp, pp=pp, dp=dp, fsdp=fsdp, ep=ep, sp=sp)
+                            if rule:
+                                removed[rule] += 1
+                            else:
+                                yield tp, cp, pp, dp, fsdp, ep, sp
+
+
+def _expert_ways(chips: int, sizes: _Sizes) -> list[int]:
+    if not sizes.experts:
+        return [1]
+    return [ways for ways in divisors(chips) if all(experts % ways == 0 for experts in sizes.experts)]
+
+
+def _rule(sizes: _Sizes, *, tp, cp, pp, dp, fsdp, ep, sp) -> str:
+    """The first rule that a tuple breaks; empty where it breaks none."""
+    if any(heads % tp for heads in sizes.heads):
+        return "tp does not divide the heads"
+    if pp > sizes.layers:
+        return "more stages than layers"
+    if sizes.seq_len and sizes.seq_len % (cp * (tp if sp else 1)):
+        return "cp (times tp with sp) does not divide the sequence"
+    if sizes.batches and all(batch % dp for batch in sizes.batches):
+        return "dp divides no batch"
+    if dp % fsdp:
+        return "fsdp does not divide dp"
+    if any(experts % ep for experts in sizes.experts) or (tp * cp * dp) % ep:
+        return "ep does not divide the experts, or tp * cp * dp"
+    return ""
+
+
+def _sizes(model: Model, workload: Workload, choices: Mapping[str, Sequence], axes: Sequence[Axis]) -> _Sizes:
+    varied = {path for one in axes for path in one.paths}
+    kinds = range(len(model.kinds))
+    heads = tuple(
+        int(model.kinds[i].heads)
+        for i in kinds
+        if f"model.kinds.{i}.heads" not in varied and _one(model.kinds[i].heads)
+    )
+    experts = tuple(
+        int(model.kinds[i].experts)
+        for i in kinds
+        if model.kinds[i].feedforward == "moe" and f"model.kinds.{i}.experts" not in varied
+    )
+    counted = not any(f"model.kinds.{i}.count" in varied for i in kinds)
+    phase = workload.train
+    free = "workload.phases.0.batch" in varied
+    batches = tuple(int(b) for b in choices.get("batch", () if free else (phase.batch,)))
+    return _Sizes(
+        heads=heads,
+        experts=experts,
+        layers=float(sum(kind.count for kind in model.kinds)) if counted else np.inf,
+        seq_len=0 if "workload.phases.0.seq_len" in varied else int(phase.seq_len),
+        batches=batches,
+    )
+
+
+def _one(leaf) -> bool:
+    return np.ndim(leaf) == 0
+
+
+def _plain(field: str, offered: Sequence) -> Axis:
+    if field == "precision":
+        recipes = [PRECISIONS[one] if isinstance(one, str) else one for one in offered]
+        fields = [f.name for f in dataclasses.fields(Precision) if "role" not in f.metadata]
+        rows = [[getattr(recipe, name) for name in fields] for recipe in recipes]
+        paths = [f"layout.precision.{name}" for name in fields]
+        return axis("precision", paths, rows, labels=[recipe.name for recipe in recipes])
+    names = NAMES.get(field)
+    codes = [names.index(one) if names and isinstance(one, str) else one for one in offered]
+    labels = [names[int(code)] for code in codes] if names else ()
+    return axis(field, f"layout.{field}", codes, labels=labels)
+
+
+def _check(choices: Mapping[str, Sequence]) -> None:
+    problems = [
+        Problem(field=f"layout.{field}", expected=f"one of {', '.join(KNOWN)}", got=field)
+        for field in choices
+        if field not in KNOWN
+    ]
+    for field, names in ({**NAMES, "precision": tuple(PRECISIONS)}).items():
+        problems += [
+            Problem(field=f"layout.{field}", expected=f"one of {', '.join(names)}", got=one)
+            for one in choices.get(field, ())
+            if isinstance(one, str) and one not in names
+        ]
+    problems += [
+        Problem(field=f"layout.{field}", expected="at least one choice", got="none")
+        for field, offered in choices.items()
+        if field in KNOWN and not len(offered)
+    ]
+    if problems:
+        raise Refused(*problems)

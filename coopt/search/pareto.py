@@ -1,0 +1,68 @@
+"""Exact fronts: what no other candidate beats in every objective at once. Smaller is better throughout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+GRID = 30  # binary digits of the mantissa that count, about nine decimal ones
+
+
+def graded(values: np.ndarray) -> np.ndarray:
+    """Values rounded to 2^-30 relative: what objectives are compared at.
+
+    Two ways of adding the same numbers differ in the last bits; without a grid such noise would make the front.
+    Rounding is monotone, so an order is never turned round. NaN becomes infinity: unknown never wins.
+
+    >>> graded(np.array([1.0, 1.0 + 1e-12, np.nan])).tolist()
+    [1.0, 1.0, inf]
+    """
+    mantissa, exponent = np.frexp(np.where(np.isnan(values), np.inf, values))
+    return np.ldexp(np.rint(np.ldexp(mantissa, GRID)), exponent - GRID)
+
+
+def dominated(values: np.ndarray, by: np.ndarray, *, equal: bool = False) -> np.ndarray:
+    """Which rows of `values` `(n, m)` some row of `by` beats: nowhere larger and somewhere smaller.
+
+    With `equal`, a row is also beaten by one that equals it. Points are tried one after another on the rows still
+    standing: few points take most rows, so the work is near n.
+    """
+    beaten = np.zeros(len(values), dtype=bool)
+    standing, rows = np.arange(len(values)), np.asarray(values)
+    for point in by:
+        if not len(standing):
+            break
+        gone = (rows >= point).all(axis=1)
+        if not equal:
+            gone &= (rows > point).any(axis=1)
+        if gone.any():
+            beaten[standing[gone]] = True
+            standing, rows = standing[~gone], rows[~gone]
+    return beaten
+
+
+def front(values: np.ndarray) -> np.ndarray:
+    """Positions of the rows of `values` `(n, m)` that no other row dominates, in order of position.
+
+    Of equal rows the first stands for all. Rows with NaN or infinity never enter.
+
+    >>> front(np.array([[1.0, 3.0], [2.0, 2.0], [1.0, 3.0], [2.0, 4.0], [np.nan, 0.0]])).tolist()
+    [0, 1]
+    """
+    values = np.asarray(values, dtype=np.float64)
+    alive = np.flatnonzero(np.isfinite(values).all(axis=1))
+    if not values.shape[1]:
+        return alive[:1]
+    # In lexicographic order, position last, a row can only be dominated by one before it.
+    order = alive[np.lexsort((alive, *values[alive].T[::-1]))]
+    rows, kept = values[order], []
+    while len(order):
+        kept.append(order[0])
+        standing = (rows < rows[0]).any(axis=1)
+        order, rows = order[standing], rows[standing]
+    return np.sort(np.asarray(kept, dtype=np.int64))
+
+
+def strong_first(values: np.ndarray) -> np.ndarray:
+    """An order of points in which those that beat most come early: by the sum of their ranks in each objective."""
+    ranks = np.argsort(np.argsort(values, axis=0, kind="stable"), axis=0, kind="stable")
+    return np.argsort(ranks.sum(axis=1), kind="stable")

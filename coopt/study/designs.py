@@ -1,0 +1,111 @@
+"""What a person asks for becomes nouns: a model on a machine, cut so, doing that; everything filled in is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coopt.problems import Problem, Refused
+from coopt.spec import load
+from coopt.spec.nouns import Hardware, Layout, Model, Workload, training
+from coopt.tree import replace
+
+_DESIGN = re.compile(r"(?P<model>[^@]+)@(?P<hardware>[^:/]+)(?::(?P<chips>\d+))?(?:/(?P<layout>.*))?")
+TOKENS_A_STEP = 4_194_304  # batch assumed where none is given: 4 Mi tokens, common for models of 7 B and more
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """One design, ready for `count` and `estimate`."""
+
+    name: str
+    model: Model
+    layout: Layout
+    workload: Workload
+    hardware: Hardware
+    assumed: tuple[str, ...] = ()
+
+
+def design(
+    *, model: str, hardware: str, chips: int | None = None, layout: str = "", seq_len: float | None = None,
+    global_batch: float | None = None, tokens: float | None = None, stack: str | None = None,
+    overrides: Mapping[str, str] | None = None, path: Any = None, name: str = "",
+) -> Design:  # fmt: skip
+    """The nouns of one design, with defaults filled in and said; every mistake at once, as Refused."""
+    inside = split(overrides or {})
+    problems: list[Problem] = []
+
+    def attempt(make, otherwise=None):
+        try:
+            return make()
+        except Refused as refusal:
+            problems.extend(refusal.problems)
+            return otherwise
+
+    said: tuple[str, ...] = ()
+    stack = stack or inside.get("stack", {}).get("name") or "generic"
+    machine = attempt(lambda: load.resolve(hardware, chips=chips, stack=stack, overrides=inside.get("hardware", {}),
+                                           path=path))  # fmt: skip
+    shape = attempt(lambda: load.model(model, path=path, **inside.get("model", {})))
+    cut = None
+    if machine is not None and shape is not None:
+        text = ",".join(part for part in (layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items())) if part)
+        cut = attempt(lambda: load.layout(text, hardware=machine, model=shape, stack=stack, path=path))
+    if problems:
+        raise Refused(*problems)
+    assert machine is not None and shape is not None and cut is not None
+    placed, filled = cut
+    said += filled
+    if seq_len is None:
+        seq_len = min(float(shape.context) or 4096.0, 8192.0)
+        said += (f"seq_len={seq_len:g}: the model's context, at most 8192",)
+    if global_batch is None:
+        step = float(placed.dp * placed.micro_batch)
+        global_batch = max(round(TOKENS_A_STEP / seq_len / step), 1) * step
+        said += (f"global_batch={global_batch:g}: about {TOKENS_A_STEP:,} tokens a step in whole micro-batches",)
+    work = training(float(seq_len), float(global_batch), float(tokens) if tokens else float("nan"))
+    shape = load.padded(shape, float(placed.tp), stack=stack, path=path)
+    return Design(
+        name=name or f"{shape.name}@{machine.name}:{machine.chips:g}/{layout}", model=shape, layout=placed,
+        workload=work, hardware=machine, assumed=tuple(dict.fromkeys((*said, *machine.assumed))),
+    )  # fmt: skip
+
+
+def split(overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Dotted overrides by what they reach into.
+
+    >>> split({"layout.tp": "8", "hardware.memory.capacity": "192 GiB"})
+    {'layout': {'tp': '8'}, 'hardware': {'memory.capacity': '192 GiB'}}
+    """
+    inside: dict[str, dict[str, str]] = {}
+    for key, value in overrides.items():
+        root, _, rest = key.partition(".")
+        inside.setdefault(root, {})[rest] = value
+    return inside
+
+
+def parse(text: str, **defaults: Any) -> Design:
+    """A design written as `llama3-70b@dgx-h100:1024/tp=8,pp=4`; `defaults` fill what is left out.
+
+    Raises Refused with how to write it.
+    """
+    found = _DESIGN.fullmatch(text.strip())
+    if not found:
+        raise Refused(Problem(field="design", expected="model@hardware:chips/layout", got=text[:80],
+                              hint="write `llama3-70b@dgx-h100:1024/tp=8,pp=4`"))  # fmt: skip
+    given = {key: value for key, value in found.groupdict().items() if value}
+    if "chips" in given:
+        given["chips"] = int(given["chips"])
+    return design(**{**{k: v for k, v in defaults.items() if v is not None}, **given, "name": text.strip()})
+
+
+def with_batch(one: Design, other: Sequence[Design]) -> Design:
+    """The same design with the first one's batch and sequence, so that both do the same work."""
+    return dataclasses.replace(one, workload=other[0].workload)
+
+
+def with_layout(one: Design, **changes: float) -> Design:
+    """The same design with some fields of its layout changed."""
+    return dataclasses.replace(one, layout=replace(one.layout, **changes))

@@ -1,0 +1,79 @@
+"""Runs jobs in this very process: for notebooks whose kernel already holds the device, and for debugging.
+
+Nothing is contained: a crash takes the process along and memory is not capped. The deadline is a watchdog that
+interrupts Python code on the main thread; native code is interrupted when it returns, and other threads never.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+from coopt.problems import Refused
+from coopt.workers import child, kernel
+from coopt.workers.lease import LeaseTimeout, hold
+from coopt.workers.outcome import Outcome, of_exception, of_result
+
+
+class _Late(BaseException):
+    """The watchdog's; not an Exception, so that a job's own handlers let it pass."""
+
+
+@contextlib.contextmanager
+def serial() -> Iterator[SerialExecutor]:
+    """An executor that runs each job in this process, one after another; every outcome says `isolation: none`."""
+    yield SerialExecutor()
+
+
+class SerialExecutor:
+    """See `serial`."""
+
+    def run(
+        self,
+        path: str,
+        payload: dict,
+        *,
+        deadline_s: float,
+        lease: str | None = None,
+        lease_wait_s: float = 600.0,
+        memory_cap: int | None = None,
+    ) -> Outcome:
+        """Runs one job here; `memory_cap` cannot be kept and is refused by ValueError."""
+        if memory_cap is not None:
+            raise ValueError("memory_cap needs a child process: use the process executor")
+        started = time.monotonic()
+        phases = ["start"]
+        try:
+            with hold(lease, wait_s=lease_wait_s) if lease else contextlib.nullcontext(), _watchdog(deadline_s):
+                outcome = of_result(child.call(path, payload, phases.append))
+        except Refused:
+            raise
+        except LeaseTimeout:
+            outcome = Outcome(status="timeout", phase="lease", message=f"{lease} stayed leased for {lease_wait_s} s")
+        except _Late:
+            outcome = Outcome(status="timeout", phase=phases[-1], message=f"interrupted after {deadline_s} s")
+        except Exception as error:  # the boundary: whatever a job raises is an outcome, told in full
+            outcome = of_exception(type(error).__name__, str(error), phases[-1], kernel.available_memory())
+        return dataclasses.replace(outcome, isolation="none", seconds=time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _watchdog(deadline_s: float) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_):
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, deadline_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,51 @@
+"""One owner per accelerator: a lease is a locked file, released by the kernel whatever becomes of its holder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from coopt.problems import Problem, Refused
+
+POLL = 0.02  # s between two tries for a lease that another holds
+
+
+class LeaseTimeout(Exception):
+    """Somebody else kept the device for longer than we were told to wait."""
+
+
+def path_of(name: str) -> Path:
+    """The file that stands for a device; the same for all processes of this user on this host."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", name):
+        raise Refused(
+            Problem(field="lease", expected="a device name of letters, digits and . _ : -", got=repr(name)[:80])
+        )
+    return Path(tempfile.gettempdir()) / f"coopt-{os.getuid()}-{name}.lease"
+
+
+@contextlib.contextmanager
+def hold(name: str, *, wait_s: float) -> Iterator[int]:
+    """Holds a device's lease and yields the descriptor of its lock; raises `LeaseTimeout` after `wait_s` seconds.
+
+    A child that keeps a copy of the descriptor keeps the device, also when its parent has been killed.
+    """
+    until = time.monotonic() + wait_s
+    descriptor = os.open(path_of(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise LeaseTimeout(name) from None
+                time.sleep(POLL)
+        yield descriptor
+    finally:
+        os.close(descriptor)
