@@ -9,8 +9,18 @@ from coopt.cost.estimate import estimate
 from coopt.ops import count
 from coopt.ops.shapes import layers
 from coopt.spec.nouns import (
-    BOUNDS, ORDERS, RECOMPUTE, SCHEDULES, VERDICTS, Cost, Hardware, Layout, Model, Ops, Workload,
-)  # fmt: skip
+    BOUNDS,
+    ORDERS,
+    RECOMPUTE,
+    SCHEDULES,
+    VERDICTS,
+    Cost,
+    Hardware,
+    Layout,
+    Model,
+    Ops,
+    Workload,
+)
 from coopt.tree import replace
 
 MFU_CONVENTION = "(6W + 1.5A) tokens / (step time x chips x dense peak of the recipe); recompute not counted"
@@ -65,7 +75,20 @@ def plain(value: Any) -> float | None:
 def layout_document(layout: Layout) -> dict[str, Any]:
     """A layout with names for its codes and whole numbers where they are whole."""
     told: dict[str, Any] = {}
-    for name in ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch", "sp", "zero", "fused_attention", "offload"):
+    for name in (
+        "tp",
+        "cp",
+        "pp",
+        "dp",
+        "fsdp",
+        "ep",
+        "vpp",
+        "micro_batch",
+        "sp",
+        "zero",
+        "fused_attention",
+        "offload",
+    ):
         value = float(getattr(layout, name))
         told[name] = int(value) if value == int(value) else value
     for name, names in CODES.items():
@@ -91,16 +114,18 @@ def rows_document(ops: Ops, cost: Cost) -> list[dict[str, Any]]:
             continue
         row = ops.rows[position] if position < len(cost.names) - extra else None
         often = busy / one if row is not None and (one := _once(cost, position)) > 0 else 0.0
-        told.append({
-            "name": name,
-            "kind": row.kind if row else name,
-            "phase": row.phase if row else "step",
-            "time": float(cost.time[position]),
-            "busy": busy,
-            "flops": float(row.flops) * often if row else 0.0,
-            "bytes": float(row.read + row.written + row.payload) * often if row else 0.0,
-            "bound": BOUNDS[int(cost.bound[position])],
-        })  # fmt: skip
+        told.append(
+            {
+                "name": name,
+                "kind": row.kind if row else name,
+                "phase": row.phase if row else "step",
+                "time": float(cost.time[position]),
+                "busy": busy,
+                "flops": float(row.flops) * often if row else 0.0,
+                "bytes": float(row.read + row.written + row.payload) * often if row else 0.0,
+                "bound": BOUNDS[int(cost.bound[position])],
+            }
+        )
     return told
 
 
@@ -129,14 +154,26 @@ def limits(model: Model, layout: Layout, workload: Workload, hardware: Hardware,
         "type": (1.0, 0.0),
     }
     wanted, available = figures.get(verdict, (math.nan, math.nan))
-    return [{"name": verdict, "wanted": plain(wanted), "available": plain(available),
-             "smallest_change": smallest_change(model, layout, workload, hardware)}]  # fmt: skip
+    return [
+        {
+            "name": verdict,
+            "wanted": plain(wanted),
+            "available": plain(available),
+            "smallest_change": smallest_change(model, layout, workload, hardware),
+        }
+    ]
 
 
 def neighbours(layout: Layout, chips: float) -> list[tuple[str, Layout]]:
     """Layouts one step away, cheapest change first: memory savers, then other cuts of the same chips."""
     found = []
-    for name, values in (("zero", (1, 2, 3)), ("recompute", (1, 2)), ("micro_batch", (1,)), ("vpp", (1,)), ("sp", (1,))):
+    for name, values in (
+        ("zero", (1, 2, 3)),
+        ("recompute", (1, 2)),
+        ("micro_batch", (1,)),
+        ("vpp", (1,)),
+        ("sp", (1,)),
+    ):
         for value in values:
             fsdp = layout.dp if name == "zero" else layout.fsdp
             if getattr(layout, name) != value and not (name in ("zero", "recompute") and value < getattr(layout, name)):

@@ -30,9 +30,7 @@ def joules(hardware: Hardware, *, chips: Leaf, step_time: Leaf, computing: Leaf)
     not known.
     """
     around = hardware.watts_all_in - hardware.watts
-    return chips * (
-        around * step_time + hardware.watts_idle * (step_time - computing) + hardware.watts * computing
-    )
+    return chips * (around * step_time + hardware.watts_idle * (step_time - computing) + hardware.watts * computing)
 
 
 def dollars(hardware: Hardware, *, chips: Leaf, step_time: Leaf) -> Leaf:

@@ -35,8 +35,10 @@ def effective_tokens(law: Law, tokens: Leaf, batch_tokens: Leaf) -> Leaf:
 
 def counted_parameters(model: Model) -> Leaf:
     """N of the law: parameters without the input embedding and learned positions."""
-    return parameters(model) - where(model.tied > 0.5, 0.0, 1.0) * model.vocab * model.d_model - (
-        model.positions * model.d_model
+    return (
+        parameters(model)
+        - where(model.tied > 0.5, 0.0, 1.0) * model.vocab * model.d_model
+        - (model.positions * model.d_model)
     )
 
 
@@ -66,8 +68,13 @@ def loss(law: Law, model: Model, tokens: Leaf, batch_tokens: Leaf = 0.0) -> Qual
         from_d = law.B * scale_d * beta * (log(at_least(d, 1.0)) - middle_d)
         spread = sqrt(e * e + from_n * from_n + from_d * from_d)
     nowhere = where(known, 0.0, NAN)
-    return Quality(value=value + nowhere, low=value - Z90 * spread + nowhere, high=value + Z90 * spread + nowhere,
-                   in_range=where(known, 1.0, 0.0), tokens=d)  # fmt: skip
+    return Quality(
+        value=value + nowhere,
+        low=value - Z90 * spread + nowhere,
+        high=value + Z90 * spread + nowhere,
+        in_range=where(known, 1.0, 0.0),
+        tokens=d,
+    )
 
 
 def max_experts(model: Model) -> Leaf:
@@ -84,9 +91,12 @@ def _within(law: Law, model: Model, n: Leaf, d: Leaf, experts: Leaf) -> Leaf:
     aspect = model.d_model / at_least(layers(model), 1.0)
     inside = experts < 0.5 if law.form == "dense" else experts > 0.5
     for value, (low, high) in (
-        (n, law.parameters), (d, law.tokens), (aspect, law.aspect), (model.vocab, law.vocabulary),
+        (n, law.parameters),
+        (d, law.tokens),
+        (aspect, law.aspect),
+        (model.vocab, law.vocabulary),
         *(((experts, law.experts),) if law.form == "sparse" else ()),
-    ):  # fmt: skip
+    ):
         inside = logical_and(inside, logical_and(value >= low * (1 - 1e-9), value <= high * (1 + 1e-9)))
     return inside
 
@@ -105,6 +115,3 @@ def _sparse(law: Law, model: Model, n: Leaf, d: Leaf) -> tuple[Leaf, Leaf]:
     e, a, alpha, b, beta = law.errors
     spread = sqrt(e * e + (term_n * a / at_least(law.A, 1e-9)) ** 2 + (term_d * b / at_least(law.B, 1e-9)) ** 2)
     return law.E + term_n + term_d, spread
-
-
-

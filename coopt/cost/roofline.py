@@ -89,5 +89,14 @@ def supported(hardware: Hardware, type: Leaf) -> Leaf:
     return peak(hardware, type) > 0.0
 
 
-__all__ = ["TYPES", "attention_time", "compute_share", "compute_time", "matmul_time", "memory_time", "peak",
-           "root_sum", "supported"]  # fmt: skip
+__all__ = [
+    "TYPES",
+    "attention_time",
+    "compute_share",
+    "compute_time",
+    "matmul_time",
+    "memory_time",
+    "peak",
+    "root_sum",
+    "supported",
+]

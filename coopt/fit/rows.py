@@ -48,8 +48,18 @@ def read(path: str | Path) -> Table:
         raise Refused(Problem(file=str(path), expected="a readable CSV table", got=str(error))) from None
     missing = [name for name in REQUIRED if not rows or name not in rows[0]]
     if missing:
-        raise Refused(*(Problem(file=str(path), line=1, field=name, expected="a column of this name",
-                                hint="the columns are those of tests/data/training.csv") for name in missing))  # fmt: skip
+        raise Refused(
+            *(
+                Problem(
+                    file=str(path),
+                    line=1,
+                    field=name,
+                    expected="a column of this name",
+                    hint="the columns are those of tests/data/training.csv",
+                )
+                for name in missing
+            )
+        )
     return rows
 
 
@@ -98,13 +108,24 @@ def model(row: Mapping[str, str], practice: Mapping[str, Any]) -> Model:
     step = float(practice.get("vocab_multiple", 1)) * number(row, "tp")
     vocab = math.ceil(number(row, "vocab") / step) * step
     kind = LayerKind(
-        count=layers, heads=heads, kv_heads=number(row, "kv_heads", heads),
-        head_dim=number(row, "head_dim", d_model / heads), d_ff=number(row, "d_ff"), gated=gated,
-        bias=1.0 - gated, norms=2.0 * (2.0 - gated),
+        count=layers,
+        heads=heads,
+        kv_heads=number(row, "kv_heads", heads),
+        head_dim=number(row, "head_dim", d_model / heads),
+        d_ff=number(row, "d_ff"),
+        gated=gated,
+        bias=1.0 - gated,
+        norms=2.0 * (2.0 - gated),
         dropout=(1.0 - gated) * float(practice.get("dropout", 0)),
-    )  # fmt: skip
-    return Model(name=row.get("model", ""), d_model=d_model, vocab=vocab, tied=1.0 - gated, norms=2.0 - gated,
-                 kinds=_kinds(row, kind))  # fmt: skip
+    )
+    return Model(
+        name=row.get("model", ""),
+        d_model=d_model,
+        vocab=vocab,
+        tied=1.0 - gated,
+        norms=2.0 - gated,
+        kinds=_kinds(row, kind),
+    )
 
 
 def _kinds(row: Mapping[str, str], dense: LayerKind) -> tuple[LayerKind, ...]:
@@ -119,16 +140,35 @@ def _kinds(row: Mapping[str, str], dense: LayerKind) -> tuple[LayerKind, ...]:
     if experts > 0:
         first = number(row, "dense_layers", 0.0)
         wide = number(row, "moe_d_ff", plain.d_ff)
-        sparse = replace(dense, feedforward="moe", count=dense.count - first, experts=experts,
-                         top_k=number(row, "topk"), d_expert=wide, shared=number(row, "shared_experts", 0.0),
-                         d_shared=wide)  # fmt: skip
+        sparse = replace(
+            dense,
+            feedforward="moe",
+            count=dense.count - first,
+            experts=experts,
+            top_k=number(row, "topk"),
+            d_expert=wide,
+            shared=number(row, "shared_experts", 0.0),
+            d_shared=wide,
+        )
         kinds = (replace(dense, count=first), sparse) if first > 0 else (sparse,)
     if "swa128" in attention:  # every second layer sees 128 tokens
-        kinds = tuple(part for kind in kinds for part in (
-            replace(kind, count=kind.count / 2), replace(kind, count=kind.count / 2, mixer="window", window=128.0)))  # fmt: skip
+        kinds = tuple(
+            part
+            for kind in kinds
+            for part in (
+                replace(kind, count=kind.count / 2),
+                replace(kind, count=kind.count / 2, mixer="window", window=128.0),
+            )
+        )
     if "chunked 8192" in attention:  # three of four layers
-        kinds = tuple(part for kind in kinds for part in (
-            replace(kind, count=kind.count / 4), replace(kind, count=kind.count * 3 / 4, mixer="window", window=8192.0)))  # fmt: skip
+        kinds = tuple(
+            part
+            for kind in kinds
+            for part in (
+                replace(kind, count=kind.count / 4),
+                replace(kind, count=kind.count * 3 / 4, mixer="window", window=8192.0),
+            )
+        )
     return kinds
 
 
@@ -152,6 +192,7 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
         name = "bf16"
     zero = cell("zero", float(practice.get("zero", 1)), f"{practice.get('zero', 1)} (stack's default)")
     kept = (row.get("recompute_kind") or "").strip()
+    # published `offload` policies keep a few tensors of a layer on the host and recompute the rest
     offload = 1.0 if kept == "offload" else 0.0
     if not kept:
         kept = str(practice.get("recompute", "none"))
@@ -164,11 +205,21 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
     shards = number(row, "fsdp_group", dp)
     micro_batch = cell("micro_batch", max(number(row, "global_batch") / dp, 1.0), "the whole batch of a replica")
     return Layout(
-        tp=tp, cp=cp, pp=pp, dp=dp, fsdp=min(shards, dp) if zero > 0 else 1.0, ep=ep,
-        vpp=number(row, "vpp", 1.0), micro_batch=micro_batch, sp=sp, zero=zero,
-        recompute=float(RECOMPUTE.index("none" if kept == "offload" else kept)), fused_attention=fused,
-        offload=offload, precision=PRECISIONS[name],
-    ), tuple(notes)  # fmt: skip
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        dp=dp,
+        fsdp=min(shards, dp) if zero > 0 else 1.0,
+        ep=ep,
+        vpp=number(row, "vpp", 1.0),
+        micro_batch=micro_batch,
+        sp=sp,
+        zero=zero,
+        recompute=float(RECOMPUTE.index("full" if kept == "offload" else kept)),
+        fused_attention=fused,
+        offload=offload,
+        precision=replace(PRECISIONS[name], reduce=float(practice.get("reduce", PRECISIONS[name].reduce))),
+    ), tuple(notes)
 
 
 def stack_trees(trees: Sequence[Any]) -> Any:

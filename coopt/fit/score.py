@@ -20,8 +20,10 @@ SLICES: dict[str, Callable[[Mapping[str, str]], bool]] = {
     "CP > 1": lambda row: number(row, "cp", 1.0) > 1,
     "seq >= 32k": lambda row: number(row, "seq_len", 0.0) >= 32768,
     ">= 1,024 chips": lambda row: number(row, "n_chips") >= 1024,
-    "PP across nodes": lambda row: number(row, "pp", 1.0) > 1
-    and number(row, "tp", 1.0) * number(row, "pp", 1.0) > number(row, "chips_per_node", 8.0),
+    "PP across nodes": lambda row: (
+        number(row, "pp", 1.0) > 1
+        and number(row, "tp", 1.0) * number(row, "pp", 1.0) > number(row, "chips_per_node", 8.0)
+    ),
     "TPU": lambda row: row.get("chip", "").startswith("tpu"),
 }
 
@@ -64,8 +66,12 @@ def _quantile(values: np.ndarray, weight: np.ndarray, share: float) -> float:
     return float(values[order][min(int(np.searchsorted(reached, share - 1e-12)), len(values) - 1)])
 
 
-def by(key: Callable[[Mapping[str, str]], Any], rows: Sequence[Mapping[str, str]], predicted: np.ndarray,
-       measured: np.ndarray) -> dict[str, dict[str, Any]]:  # fmt: skip
+def by(
+    key: Callable[[Mapping[str, str]], Any],
+    rows: Sequence[Mapping[str, str]],
+    predicted: np.ndarray,
+    measured: np.ndarray,
+) -> dict[str, dict[str, Any]]:
     """The errors of each group of rows, in order of first appearance."""
     weight = weights(rows)
     groups: dict[str, list[int]] = {}
@@ -124,7 +130,10 @@ def ratios(rows: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: n
     rate = np.array([number(r, "global_batch") * number(r, "seq_len") / number(r, "n_chips") for r in rows])
     kinds = {
         "chips": (("model", "seq_len", "stack"), "chip"),
-        "precisions": (("chip", "n_chips", "model", "seq_len", "global_batch", "stack", "tp", "pp", "cp", "ep"), "precision"),
+        "precisions": (
+            ("chip", "n_chips", "model", "seq_len", "global_batch", "stack", "tp", "pp", "cp", "ep"),
+            "precision",
+        ),
         "sizes": (("chip", "model", "seq_len", "precision", "stack", "recompute_kind"), "n_chips"),
     }
     told = {}
@@ -138,8 +147,10 @@ def ratios(rows: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: n
         wrong, right = [], []
         for group in groups.values():
             # the geometric mean stands for rows that differ in something else
-            sides = [(np.exp(np.mean(np.log(rate[at] / predicted[at]))), np.exp(np.mean(np.log(rate[at] / measured[at]))))
-                     for at in group.values()]  # fmt: skip
+            sides = [
+                (np.exp(np.mean(np.log(rate[at] / predicted[at]))), np.exp(np.mean(np.log(rate[at] / measured[at]))))
+                for at in group.values()
+            ]
             for first, second in zip(sides, sides[1:], strict=False):
                 said, seen = second[0] / first[0], second[1] / first[1]
                 wrong.append(abs(said / seen - 1.0))

@@ -61,13 +61,18 @@ def agreement(
         function, arguments, _ = backward(reference)
         values = _arguments(reference, arguments, seed)
         expected = _leaves(jax.jit(function)(*values))
-    errors = {path: _error(value, expected[path]) for path, value in found.items()}
-    where = max(errors, key=lambda path: np.inf if np.isnan(errors[path]) else errors[path])
     formats = {str(leaf.dtype) for leaf in jax.tree.leaves((candidate.weights, candidate.output))}
     tolerance = max(TOLERANCE[name] for name in formats) * (ROUTED if routed else 1.0)
-    return Agreement(
-        worst=errors[where], where=where, tolerance=tolerance, reference="own format" if routed else "float64"
-    )
+    return compare(found, expected, tolerance=tolerance, reference="own format" if routed else "float64")
+
+
+def compare(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, tolerance: float, reference: str
+) -> Agreement:
+    """The agreement of results by name; a result that is missing or too many is the caller's mistake (KeyError)."""
+    errors = {path: _error(found[path], expected[path]) for path in sorted({*found, *expected})}
+    where = max(errors, key=lambda path: np.inf if np.isnan(errors[path]) else errors[path])
+    return Agreement(worst=errors[where], where=where, tolerance=tolerance, reference=reference)
 
 
 def _arguments(candidate: Candidate, abstract: tuple, seed: int) -> tuple:

@@ -125,9 +125,9 @@ def _timing(samples: Sequence[float], grown: float, *, floor: float, repetitions
     flags = {
         "unstable": not noise < UNSTABLE,
         "few-samples": coverage < 0.95,
-        "drift": len(samples) >= 6 and abs(trend) > DRIFT,
+        "drift": len(samples) >= LEAST and abs(trend) > DRIFT,
         "dispatch-bound": middle < DISPATCH_BOUND * floor,
-        "not-repeated": not SCALING[0] <= grown <= SCALING[1],
+        "not-repeated": middle <= 0.0 or not SCALING[0] <= grown <= SCALING[1],
     }
     return Timing(
         time=middle,
@@ -160,7 +160,7 @@ def doubtful(flops: float, seconds: float, *, peak: float = math.nan, expected: 
     """
     work = max(expected, flops) if not math.isnan(expected) and not math.isnan(flops) else flops
     found = []
-    if work / seconds > 1.02 * peak:
+    if work > 1.02 * peak * seconds:
         found.append("beyond-peak")
     if flops < 0.5 * expected:
         found.append("work-removed")

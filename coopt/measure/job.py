@@ -1,11 +1,11 @@
 """The door: `run_job` takes a JSON job and answers with a JSON measurement.
 
-| kind | fields | answers with |
-|---|---|---|
-| block | model, layout, seq_len; part, layer, target, budget_s, attempts, check, peak_flops, chip, seed, cache | one part, forward and backward |
-| host | budget_s | rates of this machine |
-| sweep | points, budget_s, precision, seed | a row for each operation timed |
-| train | model, seq_len, batch, steps; learning_rate, seed, file, precision | losses and step times of a small model |
+    block    one part of a model, forward and backward: time, memory, FLOPs, collectives
+    host     rates of this machine: products, memory, dispatch
+    sweep    a row for each of many single operations
+    train    losses and step times of a small model
+
+`FIELDS` lists the fields of each kind; `coopt.measure.jobs.block_job` writes a block job from the nouns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from coopt.problems import Problem, Refused
 
 Report = Callable[[str], None]
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
-FIELDS = {
+FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer target budget_s attempts check peak_flops chip memory seed cache",
     "host": "budget_s cache",
     "sweep": "points budget_s precision seed cache",
@@ -53,12 +53,14 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     run = {"block": _block, "host": host.profile_job, "sweep": sweep.sweep_job, "train": train.train_job}[kind]
-    return finite({"versions": compile.versions()} | run(job, report))
+    # The same programs in every process, also in one that computes in float64 for its own purposes.
+    with jax.enable_x64(False):
+        return finite({"versions": compile.versions()} | run(job, report))
 
 
 def _block(job: dict, report: Report) -> dict:
     report("build")
-    model, layout = model_of(job["model"]), layout_of(job.get("layout", {}))
+    model, layout = model_of(job.get("model")), layout_of(job.get("layout", {}))
     part, layer, seq_len = job.get("part", "layer"), whole(job, "layer", 0), whole(job, "seq_len")
     target = topology.acquire(str(job.get("target", "local")), chip=job.get("chip"))
     built = candidates.build(model, layout, part=part, layer=layer, seq_len=seq_len, devices=target.devices)

@@ -41,8 +41,9 @@ def block_job(
     }
 
 
-def model_of(fields: dict) -> Model:
+def model_of(fields: Any) -> Model:
     """A `Model` from its fields, `kinds` a list of the fields of `LayerKind`; refuses fields that do not exist."""
+    _fields("model", fields)
     kinds = fields.get("kinds")
     if not isinstance(kinds, list) or not kinds:
         raise Refused(Problem(field="model.kinds", expected="a list with a layer kind", got=repr(kinds)[:40]))
@@ -51,12 +52,13 @@ def model_of(fields: dict) -> Model:
     return dataclasses.replace(_build(Model, rest, "model"), kinds=built)
 
 
-def layout_of(fields: dict) -> Layout:
+def layout_of(fields: Any) -> Layout:
     """A `Layout` from its fields; `precision` is a recipe's name or its fields, coded fields may be words.
 
     >>> layout_of({"tp": 2, "recompute": "full", "precision": "fp32"}).recompute
     2.0
     """
+    _fields("layout", fields)
     fields = dict(fields)
     recipe = fields.pop("precision", "bf16")
     if isinstance(recipe, dict):
@@ -125,7 +127,13 @@ def real(job: dict, name: str, default: float) -> float:
     return float(value)
 
 
-def _build(cls: type, fields: dict, where: str) -> Any:
+def _fields(where: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise Refused(Problem(field=where, expected="an object of fields", got=type(value).__name__))
+
+
+def _build(cls: type, fields: Any, where: str) -> Any:
+    _fields(where, fields)
     known = {f.name: f for f in dataclasses.fields(cls)}
     problems, values = [], {}
     for name, value in fields.items():

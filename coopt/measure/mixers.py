@@ -31,7 +31,10 @@ def rotate(x: jax.Array) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def _core(implementation: str | None, window: int) -> Callable[..., jax.Array]:
+def _core(implementation: str | None, window: int, dtype: jnp.dtype) -> Callable[..., jax.Array]:
+    if dtype.itemsize == 8:  # dot_product_attention works in float32 inside: no reference for anything
+        return lambda q, k, v: written_out(q, k, v, window=window)
+
     def core(q, k, v):
         local = (window - 1, 0) if window else None
         return jax.nn.dot_product_attention(
@@ -41,12 +44,20 @@ def _core(implementation: str | None, window: int) -> Callable[..., jax.Array]:
     return core
 
 
-def _latent_core(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    # Written out: keys (content and position) and values differ in head size, which dot_product_attention refuses.
+def written_out(q: jax.Array, k: jax.Array, v: jax.Array, *, window: int = 0) -> jax.Array:
+    """Causal attention as two products and a softmax; (batch, sequence, heads, size), fewer heads in `k` and `v`.
+
+    For what `jax.nn.dot_product_attention` does not do: values of another size than keys, and float64.
+    """
     wide = jnp.promote_types(q.dtype, jnp.float32)
+    group = q.shape[2] // k.shape[2]
+    k, v = (jnp.repeat(a, group, axis=2) if group > 1 else a for a in (k, v))
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
-    causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))
-    weights = jax.nn.softmax(jnp.where(causal, scores, jnp.finfo(wide).min), axis=-1).astype(v.dtype)
+    t = jnp.arange(q.shape[1])
+    seen = t[:, None] >= t[None, :]
+    if window:
+        seen &= t[:, None] - t[None, :] < window
+    weights = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(wide).min), axis=-1).astype(v.dtype)
     return jnp.einsum("bhts,bshd->bthd", weights, v)
 
 
@@ -66,7 +77,7 @@ class Attention(nnx.Module):
     ):
         heads, kv_heads, size = int(kind.heads), int(kind.kv_heads), int(kind.head_dim)
         self.formats, self.constrain, self.rotary = formats, constrain, rotary
-        core = _core(implementation, int(kind.window) if kind.mixer == "window" else 0)
+        core = _core(implementation, int(kind.window) if kind.mixer == "window" else 0, formats.attention)
         self.core = jax.checkpoint(core) if selective else core
         self.q = parameter((d_model, heads, size), formats.weight)
         self.k = parameter((d_model, kv_heads, size), formats.weight)
@@ -108,7 +119,7 @@ class LatentAttention(nnx.Module):
         q_rank, kv_rank = int(kind.q_rank), int(kind.kv_rank)
         self.formats, self.constrain = formats, constrain
         self.size, self.rope, self.kv_rank, self.low_rank_query = size, rope, kv_rank, q_rank > 0
-        self.core = jax.checkpoint(_latent_core) if selective else _latent_core
+        self.core = jax.checkpoint(written_out) if selective else written_out
         if q_rank:
             self.q_down = parameter((d_model, q_rank), formats.weight)
             self.q_norm = Norm(q_rank, formats, kind="rms")

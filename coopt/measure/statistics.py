@@ -62,7 +62,8 @@ def drift(samples: Sequence[float]) -> float:
     """
     x = np.asarray(samples, dtype=float)
     third = max(1, len(x) // 3)
-    return round(float(np.median(x[-third:]) / np.median(x[:third])) - 1.0, 12)
+    first, last = float(np.median(x[:third])), float(np.median(x[-third:]))
+    return round(last / first - 1.0, 12) if first > 0 else math.nan
 
 
 def slopes(short: Sequence[float], long: Sequence[float], *, repetitions: tuple[int, int]) -> np.ndarray:

@@ -73,16 +73,16 @@ def _fake(count: int) -> tuple:
     return devices[:count]
 
 
-def _installed(module: str, target: str, extra: str) -> None:
+def _installed(module: str, target: str, install: str) -> None:
     if importlib.util.find_spec(module) is None:
-        hint = f"install it with: pip install 'coopt[{extra}]'"
+        hint = f"install it with: pip install {install}"
         raise Refused(Problem(field="target", expected=f"the package {module} for {target}", got="no such", hint=hint))
 
 
 def _tpu(name: str, chip: str, shape: str, slices: int) -> Target:
     if chip not in TPUS:
         raise Refused(Problem(field="target", expected=f"a TPU of {', '.join(TPUS)}", got=chip))
-    _installed("libtpu", name, "tpu")
+    _installed("libtpu", name, "'coopt[tpu]'")
     # libtpu asks a metadata server who it is unless it is told; without these it waits for minutes.
     settings = {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -114,7 +114,7 @@ def _by_place(devices) -> tuple:
 
 
 def _gpu(name: str, shape: str, chip: Mapping[str, object] | None) -> Target:
-    _installed("jax_cuda13_plugin", name, "cuda")
+    _installed("jax_cuda13_plugin", name, "jax-cuda13-plugin jax-cuda13-pjrt")
     if chip is None:
         raise Refused(
             Problem(field="chip", expected="the figures of a GPU", got="none", hint=f"fields: {', '.join(GPU_FIELDS)}")

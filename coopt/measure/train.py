@@ -139,7 +139,7 @@ def _batches(job: dict, vocab: int, shape: tuple[int, int], seed: int) -> tuple[
 def train_job(job: dict, report: Callable[[str], None]) -> dict:
     """A `train` job: `steps` steps of `batch` sequences; losses a step, median step time, the source's entropy."""
     report("build")
-    model = model_of(job["model"])
+    model = model_of(job.get("model"))
     layout = layout_of({"precision": job.get("precision", "fp32"), "recompute": job.get("recompute", "none")})
     steps, batch, length = whole(job, "steps"), whole(job, "batch"), whole(job, "seq_len")
     seed = whole(job, "seed", 0)

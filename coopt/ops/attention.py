@@ -5,13 +5,13 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.rows import Rows, elementwise, matmul
 from coopt.ops.shapes import attended, query_key_dim, value_dim
-from coopt.spec.nouns import LayerKind, Layout, Model, Row
-from coopt.xp import maximum, minimum
+from coopt.spec.nouns import LayerKind, Layout, Leaf, Model, Row
+from coopt.xp import at_least, maximum, minimum
 
-# Passes over the score matrix when it is written to memory (elements of two bytes): forward writes it, scales and
-# masks it, softmax reads and writes, dropout reads, writes and keeps a mask, the second product reads it.
-SCORE_PASSES = 6.0
-SCORE_PASSES_BACK = 8.0
+# Passes over the score matrix between the two products when it is written to memory: scaling, masking and softmax in
+# one kernel read and write it, dropout reads it, writes it and keeps a mask of half the size; backward the same again.
+SCORE_PASSES = 4.5
+SCORE_PASSES_BACK = 5.0
 
 
 def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
@@ -26,67 +26,112 @@ def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut
     linear = recipe.linear
 
     rows = elementwise(
-        f"{name}norm", cut, read=byte * between * d, written=byte * between * d, back_read=3.0 * byte * between * d,
-        back_written=byte * between * d, launches=1.0, back_launches=2.0,
-    )  # fmt: skip
+        f"{name}norm",
+        cut,
+        read=byte * between * d,
+        written=byte * between * d,
+        back_read=3.0 * byte * between * d,
+        back_written=byte * between * d,
+        launches=1.0,
+        back_launches=2.0,
+    )
     if kind.mixer == "mla":
         key_value = kind.head_dim + kind.v_dim
         rank = kind.kv_rank + kind.rope_dim
         has_rank = minimum(kind.q_rank, 1.0)
         rows += matmul(f"{name}q_down", cut, layout, m=between, n=kind.q_rank, k=d, type=linear, count=has_rank)
-        rows += matmul(f"{name}q_up", cut, layout, m=tokens, n=heads * qk,
-                       k=has_rank * kind.q_rank + (1.0 - has_rank) * d, type=linear)  # fmt: skip
+        rows += matmul(
+            f"{name}q_up",
+            cut,
+            layout,
+            m=tokens,
+            n=heads * qk,
+            k=has_rank * kind.q_rank + (1.0 - has_rank) * d,
+            type=linear,
+        )
         rows += matmul(f"{name}kv_down", cut, layout, m=between, n=rank, k=d, type=linear)
         rows += matmul(f"{name}kv_up", cut, layout, m=tokens, n=heads * key_value, k=kind.kv_rank, type=linear)
         kv_heads = heads
         latent = kind.q_rank + rank
-        rows += elementwise(f"{name}latent_norm", cut, read=byte * between * latent, written=byte * between * latent,
-                            back_read=3.0 * byte * between * latent, back_written=byte * between * latent,
-                            launches=2.0, back_launches=4.0)  # fmt: skip
+        rows += elementwise(
+            f"{name}latent_norm",
+            cut,
+            read=byte * between * latent,
+            written=byte * between * latent,
+            back_read=3.0 * byte * between * latent,
+            back_written=byte * between * latent,
+            launches=2.0,
+            back_launches=4.0,
+        )
     else:
         rows += matmul(f"{name}qkv", cut, layout, m=tokens, n=(heads + 2.0 * kv_heads) * qk, k=d, type=linear)
     rotated = tokens * (heads + kv_heads) * qk * byte
-    rows += elementwise(f"{name}rope", cut, read=rotated, written=rotated, back_read=rotated, back_written=rotated,
-                        launches=2.0, back_launches=2.0)  # fmt: skip
+    rows += elementwise(
+        f"{name}rope",
+        cut,
+        read=rotated,
+        written=rotated,
+        back_read=rotated,
+        back_written=rotated,
+        launches=2.0,
+        back_launches=2.0,
+    )
     rows += _products(name, kind, layout, cut, heads=heads, kv_heads=kv_heads)
     rows += matmul(f"{name}out", cut, layout, m=tokens, n=d, k=heads * v, type=linear)
     residual = byte * between * d
-    rows += elementwise(f"{name}residual", cut, read=2.0 * residual, written=residual, back_read=residual,
-                        back_written=residual * kind.dropout, back_launches=kind.dropout)  # fmt: skip
+    rows += elementwise(
+        f"{name}residual",
+        cut,
+        read=2.0 * residual,
+        written=residual,
+        back_read=residual,
+        back_written=residual * kind.dropout,
+        back_launches=kind.dropout,
+    )
     return rows
 
 
-def _products(name: str, kind: LayerKind, layout: Layout, cut: Cut, *, heads, kv_heads) -> Rows:
-    """The two products and the softmax between them.
+def _products(name: str, kind: LayerKind, layout: Layout, cut: Cut, *, heads: Leaf, kv_heads: Leaf) -> Rows:
+    """The two products and the softmax between them, in one fused kernel or written out.
 
-    Fused: 2 products forward, 5 backward over the causal half, no score traffic. Unfused: the whole square, 2 and 4
-    products, and the scores pass through memory.
+    Fused: 2 products forward, 5 backward, over the causal half, with no score traffic. Unfused: batched matmuls over
+    the whole square, and the scores pass through memory.
     """
-    recipe = layout.precision
     fused = layout.fused_attention
     qk, v = query_key_dim(kind), value_dim(kind)
-    keys = fused * attended(kind, cut.seq_len) + (1.0 - fused) * cut.seq_len
+    byte, type = layout.precision.activation, layout.precision.attention
+    keys = attended(kind, cut.seq_len)
     one = 2.0 * cut.tokens * keys * heads  # FLOPs of one product, a unit of head size
-    read = recipe.activation * cut.tokens * (heads * qk + kv_heads * (qk + v))
-    written = recipe.activation * cut.tokens * heads * v
+    read = byte * cut.tokens * (heads * qk + kv_heads * (qk + v))
+    written = byte * cut.tokens * heads * v
 
-    def products(part, phase, count, flops, read, written, launches):
+    def flash(part: str, phase: str, count: Leaf, flops: Leaf, passes: Leaf) -> Row:
         return Row(
-            name=f"{name}scores{part}", kind="attention", phase=phase, count=count, launches=launches, m=cut.tokens,
-            n=keys, k=qk, batch=heads, type=recipe.attention, flops=flops, read=read, written=written,
+            name=f"{name}flash{part}", kind="attention", phase=phase, count=count * fused, launches=passes,
+            m=cut.tokens, n=keys, k=qk, batch=heads, type=type, flops=flops, read=passes * (read + written) - written,
+            written=passes * written,
         )  # fmt: skip
 
-    forward = one * (qk + v)
-    back = one * (3.0 * qk + 2.0 * v) * fused + 2.0 * forward * (1.0 - fused)
-    kernels = 1.0 * fused + 4.0 * (1.0 - fused)
+    forward, back = one * (qk + v), one * (3.0 * qk + 2.0 * v)
     rows = (
-        products("", "forward", 1.0, forward, read, written, kernels),
-        products(".again", "recompute", cut.partial, forward, read, written, kernels),
-        products(".dx", "backward", 1.0, back, 2.0 * read + 2.0 * written, read + written, 2.0 * kernels),
+        flash("", "forward", 1.0, forward, 1.0),
+        flash(".again", "recompute", cut.partial, forward, 1.0),
+        flash(".dx", "backward", 1.0, back, 2.0),
     )
-    scores = (1.0 - fused) * 2.0 * cut.tokens * cut.seq_len * heads  # B of one pass
+    plain = 1.0 - fused
+    square = cut.tokens / at_least(cut.sequences, 1e-9)  # rows of one sequence on this chip
+    each = {"type": type, "batch": cut.sequences * heads, "count": plain, "again": cut.partial, "weights": False}
+    rows += matmul(f"{name}scores", cut, layout, m=square, n=cut.seq_len, k=qk, **each)
+    rows += matmul(f"{name}values", cut, layout, m=square, n=v, k=cut.seq_len, **each)
+    scores = plain * byte * cut.tokens * cut.seq_len * heads  # B of one pass
     return rows + elementwise(
-        f"{name}softmax", cut, read=0.5 * SCORE_PASSES * scores, written=0.5 * SCORE_PASSES * scores,
-        back_read=0.5 * SCORE_PASSES_BACK * scores, back_written=0.5 * SCORE_PASSES_BACK * scores,
-        launches=2.0 * (1.0 - fused), back_launches=2.0 * (1.0 - fused), again=cut.partial,
-    )  # fmt: skip
+        f"{name}softmax",
+        cut,
+        read=0.5 * SCORE_PASSES * scores,
+        written=0.5 * SCORE_PASSES * scores,
+        back_read=0.5 * SCORE_PASSES_BACK * scores,
+        back_written=0.5 * SCORE_PASSES_BACK * scores,
+        launches=4.0 * plain,
+        back_launches=4.0 * plain,
+        again=cut.partial,
+    )

@@ -43,7 +43,7 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
     rows += _offload(model, layout, sizes)
     rows += ends.embedding(model, layout, sizes) + ends.head(model, layout, sizes)
     rows += parallel.pipeline(model, layout, sizes)
-    rows += parallel.data(layout, sizes, weights)
+    rows += parallel.data(layout, sizes, weights, experts=_has_experts(model))
     rows += optimizer(layout, weights, shards, expert_shards)
     return Ops(
         rows=rows,
@@ -76,6 +76,10 @@ def _training_phase(workload: Workload) -> Phase:
     return workload.phases[0]
 
 
+def _has_experts(model: Model) -> bool:
+    return any(kind.feedforward == "moe" for kind in model.kinds)
+
+
 def _layers(model: Model, layout: Layout, sizes: Cut) -> Rows:
     """Rows of all layer kinds, each weighted by its share of the layers."""
     total = layers(model)
@@ -98,19 +102,28 @@ def _layers(model: Model, layout: Layout, sizes: Cut) -> Rows:
 
 
 def _quantise(name: str, model: Model, kind: LayerKind, layout: Layout, sizes: Cut) -> Rows:
-    """Casting the inputs of the layer's matmuls to eight or four bits, and their gradients on the way back."""
+    """Casting to eight or four bits what no fused kernel casts on its way out.
+
+    Norms and activation functions write their output cast; the attention's output and the gradients that reach each
+    matmul from behind are read and written once more.
+    """
     tokens, tp, d = sizes.tokens, layout.tp, model.d_model
-    width = kind.d_ff / tp
-    copies: Leaf = 1.0
+    width, copies = kind.d_ff / tp, 1.0
     if kind.feedforward == "moe":
-        width = kind.d_expert * kind.top_k / tp
-        copies = kind.top_k / tp * sizes.expert_tensor
-    inputs = d + kind.heads * kind.head_dim / tp + copies * d + width
-    outputs = (kind.heads + 2.0 * kind.kv_heads) * kind.head_dim / tp + d + (1.0 + kind.gated) * width + copies * d
-    on = layout.precision.quantise
-    return elementwise(f"{name}quantise", sizes, read=2.0 * tokens * inputs, written=tokens * inputs,
-                       back_read=2.0 * tokens * outputs, back_written=2.0 * tokens * outputs, count=on, launches=4.0,
-                       back_launches=4.0)  # fmt: skip
+        width, copies = kind.d_expert * kind.top_k / tp, kind.top_k / tp * sizes.expert_tensor
+    attention = kind.heads * kind.head_dim / tp
+    gradients = (kind.heads + 2.0 * kind.kv_heads) * kind.head_dim / tp + d + (1.0 + kind.gated) * width + copies * d
+    return elementwise(
+        f"{name}quantise",
+        sizes,
+        read=2.0 * tokens * attention,
+        written=tokens * attention,
+        back_read=2.0 * tokens * gradients,
+        back_written=2.0 * tokens * gradients,
+        count=layout.precision.quantise,
+        launches=2.0,
+        back_launches=4.0,
+    )
 
 
 def _offload(model: Model, layout: Layout, sizes: Cut) -> tuple[Row, ...]:
@@ -118,10 +131,16 @@ def _offload(model: Model, layout: Layout, sizes: Cut) -> tuple[Row, ...]:
     boundary = layout.precision.activation * sizes.tokens / sizes.split * model.d_model
     moved = layout.offload * boundary * where(sizes.full > 0.5, 1.0, 17.0)
     return tuple(
-        Row(name=f"offload.{part}", kind="host", phase=phase, group="host", count=where(moved > 0.0, 1.0, 0.0),
-            payload=moved)
+        Row(
+            name=f"offload.{part}",
+            kind="host",
+            phase=phase,
+            group="host",
+            count=where(moved > 0.0, 1.0, 0.0),
+            payload=moved,
+        )
         for part, phase in (("out", "forward"), ("in", "backward"))
-    )  # fmt: skip
+    )
 
 
 def verdict(model: Model, layout: Layout, phase: Phase) -> Leaf:

@@ -12,30 +12,49 @@ def feedforward(name: str, model: Model, kind: LayerKind, layout: Layout, cut: C
     """The rows of one feed-forward on one chip, a micro-batch and layer at a time; `name` prefixes them."""
     byte = layout.precision.activation
     between = byte * cut.tokens / cut.split * model.d_model
-    rows = elementwise(f"{name}norm", cut, read=between, written=between, back_read=3.0 * between,
-                       back_written=between, back_launches=2.0)  # fmt: skip
+    rows = elementwise(
+        f"{name}norm",
+        cut,
+        read=between,
+        written=between,
+        back_read=3.0 * between,
+        back_written=between,
+        back_launches=2.0,
+    )
     if kind.feedforward == "dense":
         rows += _mlp(name, model, kind, layout, cut, width=kind.d_ff / layout.tp, tokens=cut.tokens)
     else:
         rows += _experts(name, model, kind, layout, cut)
     return rows + elementwise(
-        f"{name}residual", cut, read=2.0 * between, written=between, back_read=between,
-        back_written=between * kind.dropout, back_launches=kind.dropout,
-    )  # fmt: skip
+        f"{name}residual",
+        cut,
+        read=2.0 * between,
+        written=between,
+        back_read=between,
+        back_written=between * kind.dropout,
+        back_launches=kind.dropout,
+    )
 
 
-def _mlp(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut, *, width: Leaf, tokens: Leaf,
-         batch: Leaf = 1.0, count: Leaf = 1.0, launches: Leaf = 1.0) -> Rows:  # fmt: skip
+def _mlp(
+    name: str,
+    model: Model,
+    kind: LayerKind,
+    layout: Layout,
+    cut: Cut,
+    *,
+    width: Leaf,
+    tokens: Leaf,
+    batch: Leaf = 1.0,
+    count: Leaf = 1.0,
+) -> Rows:
     """Up (and gate), activation, down; `batch` equal products side by side are the experts of one chip."""
     d, linear, byte = model.d_model, layout.precision.linear, layout.precision.activation
     up = (1.0 + kind.gated) * width
-    rows = matmul(f"{name}up", cut, layout, m=tokens, n=up, k=d, type=linear, batch=batch, count=count,
-                  launches=launches)  # fmt: skip
+    rows = matmul(f"{name}up", cut, layout, m=tokens, n=up, k=d, type=linear, batch=batch, count=count)
     into, out = byte * tokens * up * batch, byte * tokens * width * batch
-    rows += elementwise(f"{name}act", cut, read=into, written=out, back_read=into + out, back_written=into,
-                        count=count)  # fmt: skip
-    rows += matmul(f"{name}down", cut, layout, m=tokens, n=d, k=width, type=linear, batch=batch, count=count,
-                   launches=launches)  # fmt: skip
+    rows += elementwise(f"{name}act", cut, read=into, written=out, back_read=into + out, back_written=into, count=count)
+    rows += matmul(f"{name}down", cut, layout, m=tokens, n=d, k=width, type=linear, batch=batch, count=count)
     return rows
 
 
@@ -50,18 +69,59 @@ def _experts(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut)
     own = cut.tokens * cut.expert_tensor / layout.tp  # tokens this chip routes
     routed = own * kind.top_k
     local = kind.experts / layout.ep  # experts on this chip
-    rows = matmul(f"{name}router", cut, layout, m=own, n=kind.experts, k=d,
-                  type=layout.precision.attention)  # fmt: skip
+    rows = matmul(f"{name}router", cut, layout, m=own, n=kind.experts, k=d, type=layout.precision.attention)
     scores = 4.0 * own * kind.experts
-    rows += elementwise(f"{name}top_k", cut, read=scores, written=scores, back_read=2.0 * scores, back_written=scores,
-                        launches=6.0, back_launches=6.0)  # fmt: skip
+    rows += elementwise(
+        f"{name}top_k",
+        cut,
+        read=scores,
+        written=scores,
+        back_read=2.0 * scores,
+        back_written=scores,
+        launches=6.0,
+        back_launches=6.0,
+    )
     moved = byte * routed * d
-    rows += elementwise(f"{name}permute", cut, kind="gather", read=moved, written=moved, back_read=moved,
-                        back_written=moved, launches=3.0, back_launches=3.0)  # fmt: skip
+    rows += elementwise(
+        f"{name}permute",
+        cut,
+        kind="gather",
+        read=moved,
+        written=moved,
+        back_read=moved,
+        back_written=moved,
+        launches=3.0,
+        back_launches=3.0,
+    )
     # every chip of the group sends as much as it receives: routed tokens in all, spread over its local experts
-    rows += _mlp(f"{name}expert_", model, kind, layout, cut, width=kind.d_expert / cut.expert_tensor,
-                 tokens=routed / local, batch=local, launches=1.0)  # fmt: skip
-    rows += elementwise(f"{name}unpermute", cut, kind="gather", read=moved + byte * own * d, written=moved,
-                        back_read=moved, back_written=moved, launches=3.0, back_launches=3.0)  # fmt: skip
-    return rows + _mlp(f"{name}shared_", model, kind, layout, cut, width=kind.shared * kind.d_shared / layout.tp,
-                       tokens=cut.tokens, count=minimum(kind.shared, 1.0))  # fmt: skip
+    rows += _mlp(
+        f"{name}expert_",
+        model,
+        kind,
+        layout,
+        cut,
+        width=kind.d_expert / cut.expert_tensor,
+        tokens=routed / local,
+        batch=local,
+    )
+    rows += elementwise(
+        f"{name}unpermute",
+        cut,
+        kind="gather",
+        read=moved + byte * own * d,
+        written=moved,
+        back_read=moved,
+        back_written=moved,
+        launches=3.0,
+        back_launches=3.0,
+    )
+    return rows + _mlp(
+        f"{name}shared_",
+        model,
+        kind,
+        layout,
+        cut,
+        width=kind.shared * kind.d_shared / layout.tp,
+        tokens=cut.tokens,
+        count=minimum(kind.shared, 1.0),
+    )

@@ -42,8 +42,9 @@ def attention_part(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> L
     return scores * (layout.precision.activation + kind.dropout * (1.0 + layout.precision.activation))
 
 
-def memory(model: Model, layout: Layout, cut: Cut, stages: Stages, weights: Weights, *, shards: Leaf,
-           expert_shards: Leaf) -> Memory:  # fmt: skip
+def memory(
+    model: Model, layout: Layout, cut: Cut, stages: Stages, weights: Weights, *, shards: Leaf, expert_shards: Leaf
+) -> Memory:
     """Memory by part of the fullest chip, before the allocator's margin.
 
     Weights, gradients and optimizer state over `shards` as zero says; activations of the micro-batches in flight on

@@ -20,8 +20,16 @@ def tensor(name: str, model: Model, layout: Layout, cut: Cut, *, count: Leaf) ->
     full = layout.precision.wire * cut.tokens * model.d_model
 
     def one(part: str, collective: str, phase: str, count: Leaf):
-        return wire(f"{name}{part}", collective=collective, group="tensor", phase=phase, count=count, payload=full,
-                    size=layout.tp, stride=cut.stride_tensor)  # fmt: skip
+        return wire(
+            f"{name}{part}",
+            collective=collective,
+            group="tensor",
+            phase=phase,
+            count=count,
+            payload=full,
+            size=layout.tp,
+            stride=cut.stride_tensor,
+        )
 
     sp, plain = count * layout.sp, count * (1.0 - layout.sp)
     return (
@@ -45,8 +53,16 @@ def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
     whole = layout.precision.wire * cut.tokens * layout.cp * heads * (query_key_dim(kind) + value_dim(kind))
 
     def one(part: str, collective: str, phase: str, count: Leaf):
-        return wire(f"{name}cp.{part}", collective=collective, group="context", phase=phase, count=count,
-                    payload=whole, size=layout.cp, stride=cut.stride_context)  # fmt: skip
+        return wire(
+            f"{name}cp.{part}",
+            collective=collective,
+            group="context",
+            phase=phase,
+            count=count,
+            payload=whole,
+            size=layout.cp,
+            stride=cut.stride_context,
+        )
 
     return (
         one("gather", "all_gather", "forward", 1.0),
@@ -62,8 +78,16 @@ def expert(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -
     back = layout.precision.wire * routed_tokens(kind, layout, cut) * model.d_model
 
     def one(part: str, phase: str, count: Leaf, payload: Leaf):
-        return wire(f"{name}ep.{part}", collective="all_to_all", group="expert", phase=phase, count=count,
-                    payload=payload, size=layout.ep, stride=cut.stride_tensor)  # fmt: skip
+        return wire(
+            f"{name}ep.{part}",
+            collective="all_to_all",
+            group="expert",
+            phase=phase,
+            count=count,
+            payload=payload,
+            size=layout.ep,
+            stride=cut.stride_tensor,
+        )
 
     return (
         one("dispatch", "forward", 1.0, sent),
@@ -78,13 +102,22 @@ def pipeline(model: Model, layout: Layout, cut: Cut) -> Rows:
     sent = layout.precision.wire * cut.tokens * model.d_model / cut.split
     count = where(layout.pp > 1.5, layout.vpp, 0.0)
     return tuple(
-        wire(f"pipeline.{part}", collective="p2p", group="pipeline", phase=phase, scope="stage", count=count,
-             payload=sent, size=layout.pp, stride=cut.stride_pipeline)
+        wire(
+            f"pipeline.{part}",
+            collective="p2p",
+            group="pipeline",
+            phase=phase,
+            scope="stage",
+            count=count,
+            payload=sent,
+            size=layout.pp,
+            stride=cut.stride_pipeline,
+        )
         for part, phase in (("send", "forward"), ("send.dx", "backward"))
-    )  # fmt: skip
+    )
 
 
-def data(layout: Layout, cut: Cut, weights: Weights) -> Rows:
+def data(layout: Layout, cut: Cut, weights: Weights, *, experts: bool) -> Rows:
     """Gradients summed and weights gathered, dense and expert weights over their own replicas.
 
     Zero 0: all-reduce of gradients. 1, 2: reduce-scatter, then all-gather of the new weights, once a step. 3: weights
@@ -99,15 +132,30 @@ def data(layout: Layout, cut: Cut, weights: Weights) -> Rows:
     shards = where(shards * 1.5 > layout.dp, layout.dp * layout.cp, shards)  # all of dp: cp takes part as well
     groups = (
         ("", weights.stage_dense, weights.layer_dense, layout.dp * layout.cp, shards, dense_stride),
-        ("expert.", weights.stage_expert, weights.layer_expert, cut.expert_data, cut.expert_data,
-         maximum(layout.ep * cut.expert_tensor, 1.0) * cut.stride_tensor),
-    )  # fmt: skip
+        (
+            "expert.",
+            weights.stage_expert,
+            weights.layer_expert,
+            cut.expert_data,
+            cut.expert_data,
+            maximum(layout.ep * cut.expert_tensor, 1.0) * cut.stride_tensor,
+        ),
+    )
     rows = ()
-    for name, stage, layer, copies, ways, stride in groups:
+    for name, stage, layer, copies, ways, stride in groups if experts else groups[:1]:
 
         def one(part, collective, phase, scope, count, payload, size, stride=stride, name=name):
-            return wire(f"data.{name}{part}", collective=collective, group="data", phase=phase, scope=scope,
-                        count=count, payload=payload, size=size, stride=stride)  # fmt: skip
+            return wire(
+                f"data.{name}{part}",
+                collective=collective,
+                group="data",
+                phase=phase,
+                scope=scope,
+                count=count,
+                payload=payload,
+                size=size,
+                stride=stride,
+            )
 
         rows += (
             one("reduce", "all_reduce", "backward", "step", kept, recipe.reduce * stage, copies),
@@ -116,7 +164,15 @@ def data(layout: Layout, cut: Cut, weights: Weights) -> Rows:
             one("fsdp.gather", "all_gather", "forward", "layer", cut.sharded, recipe.gather * layer, ways),
             one("fsdp.gather.dx", "all_gather", "backward", "layer", cut.sharded, recipe.gather * layer, ways),
             one("fsdp.scatter", "reduce_scatter", "backward", "layer", cut.sharded, recipe.reduce * layer, ways),
-            one("fsdp.copies", "all_reduce", "backward", "step", cut.sharded, recipe.reduce * stage / ways,
-                maximum(copies / ways, 1.0), stride * ways),
-        )  # fmt: skip
+            one(
+                "fsdp.copies",
+                "all_reduce",
+                "backward",
+                "step",
+                cut.sharded,
+                recipe.reduce * stage / ways,
+                maximum(copies / ways, 1.0),
+                stride * ways,
+            ),
+        )
     return rows

@@ -16,14 +16,20 @@ def check_kinds(model: Model) -> None:
         if kind.mixer not in PRICED_MIXERS:
             known = "unknown" if kind.mixer not in MIXERS else "not priced yet"
             problems.append(
-                Problem(field=f"layers[{position}].mixer", expected=f"one of {', '.join(PRICED_MIXERS)}",
-                        got=f"{kind.mixer} ({known})")
-            )  # fmt: skip
+                Problem(
+                    field=f"layers[{position}].mixer",
+                    expected=f"one of {', '.join(PRICED_MIXERS)}",
+                    got=f"{kind.mixer} ({known})",
+                )
+            )
         if kind.feedforward not in FEEDFORWARDS:
             problems.append(
-                Problem(field=f"layers[{position}].feedforward", expected=f"one of {', '.join(FEEDFORWARDS)}",
-                        got=kind.feedforward)
-            )  # fmt: skip
+                Problem(
+                    field=f"layers[{position}].feedforward",
+                    expected=f"one of {', '.join(FEEDFORWARDS)}",
+                    got=kind.feedforward,
+                )
+            )
     if problems:
         raise Refused(*problems)
 
@@ -118,9 +124,7 @@ def matmul_weights(model: Model) -> Leaf:
     total = model.vocab * model.d_model
     for kind in model.kinds:
         routed = kind.top_k * expert_weights(kind, model.d_model) if kind.feedforward == "moe" else 0.0
-        total = total + kind.count * (
-            mixer_weights(kind, model.d_model) + dense_weights(kind, model.d_model) + routed
-        )
+        total = total + kind.count * (mixer_weights(kind, model.d_model) + dense_weights(kind, model.d_model) + routed)
     return total
 
 

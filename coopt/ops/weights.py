@@ -64,6 +64,9 @@ def chip_weights(model: Model, layout: Layout, cut: Cut, stages: Stages) -> Weig
     # one stage: embedding and head (one matrix where tied); more: one of them on each end
     ends = matrix * where(layout.pp > 1.5, 1.0, 2.0 - model.tied)
     return Weights(
-        layer_dense=dense, layer_expert=expert, ends=ends, stage_dense=most * dense + ends,
+        layer_dense=dense,
+        layer_expert=expert,
+        ends=ends,
+        stage_dense=most * dense + ends,
         stage_expert=most * expert,
-    )  # fmt: skip
+    )

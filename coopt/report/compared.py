@@ -9,6 +9,8 @@ from coopt.report import words
 from coopt.report.grid import Column, Grid, bare, grid
 from coopt.report.page import Fact, Page, Section, evidence, said
 
+SHOWN = 16  # parts of a split that are told one by one
+
 _RATIOS = {
     "time": "step time",
     "tokens_per_dollar": "tokens a dollar",
@@ -46,9 +48,12 @@ def ratios(document: Mapping[str, Any]) -> Grid:
 
 
 def split(document: Mapping[str, Any], key: str) -> Grid:
-    """The log-ratio of step times, split over rows or rates."""
-    body = [(name, "" if part is None else f"{part:+.4f}") for name, part in parts(document, key)]
-    body.append(("in all", f"{sum(part or 0.0 for _, part in parts(document, key)):+.4f}"))
+    """The log-ratio of step times, split over rows or rates: the largest parts, the rest together, the whole."""
+    held = [(name, part or 0.0) for name, part in parts(document, key)]
+    if len(held) > SHOWN:
+        held = [*held[: SHOWN - 1], (f"{len(held) - SHOWN + 1} further parts", sum(p for _, p in held[SHOWN - 1 :]))]
+    body = [(name, f"{part:+.4f}") for name, part in held]
+    body.append(("in all", f"{sum(part for _, part in held):+.4f}"))
     of = "row" if key == "by_row" else "hardware rate"
     heads = (Column(of, words=True, width=60), Column("log-ratio of step time"))
     return grid(f"Why, by {of}", heads, body, strong=len(body) - 1)
@@ -67,14 +72,16 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     first, second = names(document)
     time = words.figure(words.mapped(document.get("ratio")).get("time"))
     ends = words.span(document.get("interval"))
-    if time is None:
+    if not time or time < 0 or words.figure(1 / time) is None:
         return (f"{first} and {second} cannot be compared: a step time is not known.",)
-    winner, loser, gain = (second, first, 1 / time) if time < 1 and time > 0 else (first, second, time)
+    winner, loser, gain = (second, first, 1 / time) if time < 1 else (first, second, time)
     sure = "The interval is not known."
     if ends is not None:
         decided = ends[1] < 1 or ends[0] > 1
-        verdict = "the order is settled" if decided else "so the order is not settled"
-        sure = f"The ratio of step times lies between {_ratio(ends[0])} and {_ratio(ends[1])}: {verdict}."
+        verdict = "the order is settled" if decided else "the order is not settled"
+        odds = words.figure(document.get("sure"))
+        chance = "" if odds is None else f" (right with a chance of {words.percent(odds, places=0)})"
+        sure = f"The ratio of step times lies between {_ratio(ends[0])} and {_ratio(ends[1])}: {verdict}{chance}."
     why = next(iter(parts(document, "by_rate")), None)
     because = f"What matters most is {why[0]}." if why else ""
     return tuple(s for s in (f"{winner} is {gain:.2f} times as fast as {loser}.", sure, because) if s)

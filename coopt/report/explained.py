@@ -31,7 +31,10 @@ def parts(memory: Any) -> list[tuple[str, float]]:
     """The parts of memory in their usual order, those that hold anything, then any other part by its name."""
     held = words.mapped(memory)
     names = (*PARTS, *(n for n in held if n not in (*PARTS, "total", "available", "host")))
-    return [(words.plain(n), size) for n in names if (size := words.figure(held.get(n)))]
+    found = [(words.plain(n), size) for n in names if (size := words.figure(held.get(n)))]
+    rest = (words.figure(held.get("total")) or 0.0) - sum(size for _, size in found)
+    # What the total has beyond its parts: the allocator's margin and what the runtime keeps for itself.
+    return [*found, ("margin and runtime", rest)] if found and rest > 0.002 * sum(size for _, size in found) else found
 
 
 def by_bound(document: Mapping[str, Any]) -> dict[str, float]:
@@ -182,7 +185,6 @@ def page(document: Mapping[str, Any]) -> Page:
     return Page(
         kicker="coopt explain",
         title=design(document),
-        about=words.layout(document.get("layout"), joint=", "),
         lead=lead(document),
         facts=facts(document),
         sections=(

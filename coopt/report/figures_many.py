@@ -15,6 +15,7 @@ from coopt.report.canvas import (
     PAPER,
     SERIES,
     canvas,
+    drawable,
     key,
     logarithmic,
     marks,
@@ -37,7 +38,7 @@ def roadmap(document: Mapping[str, Any]) -> Drawing | None:
     power = _power(axes[0], chips, len(quarters))
     spent = planned.capex(document)
     axes[1].bar(
-        range(len(quarters)), [spent.get(q, 0.0) for q in quarters], width=0.8, color=COLOURS["grey"], linewidth=0
+        range(len(quarters)), [drawable(spent.get(q)) for q in quarters], width=0.8, color=COLOURS["grey"], linewidth=0
     )
     numbers(axes[1].yaxis, words.dollars)
     named(axes[1], y="capital a quarter")
@@ -65,7 +66,7 @@ def _cumulative(document: Mapping[str, Any], quarters: list[str]) -> list[tuple[
     for entry in planned.entries(document, "deployments"):
         chip, quarter = words.plain(entry.get("chip")), words.plain(entry.get("quarter"))
         held = added.setdefault(chip, {})
-        held[quarter] = held.get(quarter, 0.0) + (words.figure(entry.get("megawatts")) or 0.0)
+        held[quarter] = held.get(quarter, 0.0) + drawable(entry.get("megawatts"))
     series = []
     for chip, held in added.items():
         total, line = 0.0, []
@@ -96,10 +97,11 @@ def _gantt(ax: Any, runs: list[Mapping[str, Any]], quarters: list[str], colours:
     start = planned.ordinal(quarters[0]) or 0
     for line, run in enumerate(runs):
         left = (planned.ordinal(run.get("start")) or 0) - start - 0.4
-        long = max(words.figure(run.get("quarters")) or 1.0, 1.0) - 0.2
+        long = min(max(drawable(run.get("quarters")), 1.0), float(len(quarters))) - 0.2
         ax.barh(line, long, left=left, height=0.66, color=colours.get(words.plain(run.get("chip")), GREY), linewidth=0)
         loss = words.figure(run.get("loss"))
-        said = f"{words.shape(run.get('model'))}" + (f", loss {loss:.3f}" if loss is not None else "")
+        said = f"{words.shape(run.get('model'))} on {words.plain(run.get('chip'))}"
+        said += f", loss {loss:.3f}" if loss is not None else ""
         late = left + long > 0.62 * len(quarters)
         write(
             ax,
@@ -115,10 +117,15 @@ def _gantt(ax: Any, runs: list[Mapping[str, Any]], quarters: list[str], colours:
 
 def validation(document: Mapping[str, Any]) -> Drawing | None:
     """Every scored row, predicted against measured, by chip; without rows, the mean error of each chip."""
-    rows = planned.entries(document, "points")
-    times = ("predicted_step_time", "measured_step_time")
-    points = [(words.plain(row.get("hardware")), *(words.figure(row.get(time)) for time in times)) for row in rows]
-    kept = [(chip, p, m) for chip, p, m in points if p and m and p > 0 and m > 0]
+    points = [
+        (
+            words.plain(row.get("hardware")),
+            drawable(row.get("predicted_step_time")),
+            drawable(row.get("measured_step_time")),
+        )
+        for row in planned.entries(document, "points")
+    ]
+    kept = [point for point in points if point[1] and point[2]]
     return _scatter(kept) if kept else _errors(document)
 
 
@@ -148,9 +155,7 @@ def _scatter(kept: list[tuple[str, float, float]]) -> Drawing:
 
 def _errors(document: Mapping[str, Any]) -> Drawing | None:
     held = words.mapped(document.get("by_hardware"))
-    named_errors = [
-        (words.plain(n), e) for n, s in held.items() if (e := words.figure(words.mapped(s).get("mape"))) is not None
-    ]
+    named_errors = [(words.plain(n), e) for n, s in held.items() if (e := drawable(words.mapped(s).get("mape")))]
     if not named_errors:
         return None
     named_errors.sort(key=lambda pair: -pair[1])
@@ -159,7 +164,7 @@ def _errors(document: Mapping[str, Any]) -> Drawing | None:
         ax.barh(line, value, height=0.62, color=SERIES[0], linewidth=0)
         write(ax, (value, line), words.percent(value), offset=(6, 0))
     marks(ax.yaxis, range(len(named_errors)), [name for name, _ in named_errors])
-    ax.set(ylim=(len(named_errors) - 0.4, -0.6), xlim=(0, 1.15 * named_errors[0][1] or 1.0))
+    ax.set(ylim=(len(named_errors) - 0.4, -0.6), xlim=(0, 1.15 * named_errors[0][1]))
     ax.grid(False, axis="y")
     numbers(ax.xaxis, lambda v: words.percent(v, places=0))
     named(ax, x="mean absolute error of the step time")

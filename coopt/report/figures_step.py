@@ -33,7 +33,7 @@ BOUNDS = {
     "overhead": COLOURS["red"],
     "none": GREY,
 }
-ROWS = 16  # rows of a breakdown that get a bar of their own; the others share one
+ROWS = 20  # rows of a breakdown that get a bar of their own; the others share one
 
 
 def breakdown(document: Mapping[str, Any]) -> Drawing | None:
@@ -112,7 +112,7 @@ def _bound(name: str) -> str:
 def memory(document: Mapping[str, Any]) -> Drawing | None:
     """Memory of the fullest chip by part, against what the chip has."""
     held = words.mapped(document.get("memory"))
-    parts = explained.parts(held)
+    parts = [(name, size) for name, size in explained.parts(held) if drawable(size)]
     total = drawable(held.get("total")) or sum(size for _, size in parts)
     if not parts:
         return None
@@ -122,8 +122,6 @@ def memory(document: Mapping[str, Any]) -> Drawing | None:
     for (_, size), colour in zip(parts, [*SERIES] * (len(parts) // len(SERIES) + 1), strict=False):
         ax.barh(0, size, left=left, height=0.8, color=colour, linewidth=0)
         left += size
-    if total > left:
-        ax.barh(0, total - left, left=left, height=0.8, color=GREY, linewidth=0, alpha=0.5)
     if room:
         ax.plot([room, room], [-0.55, 0.55], color=INK, lw=2)
         near_end = room > 0.8 * max(total, room) and room > 1.25 * total  # then the words stand before the line
@@ -161,7 +159,7 @@ def _binary(ax: Any) -> None:
 def reasons(document: Mapping[str, Any]) -> Drawing | None:
     """The log-ratio of two step times, split over hardware rates and over rows."""
     halves = [("by hardware rate", compared.parts(document, "by_rate")), ("by row", compared.parts(document, "by_row"))]
-    halves = [(title, [p for p in parts if p[1]][:12]) for title, parts in halves]
+    halves = [(title, [p for p in parts if drawable(abs(p[1] or 0.0))][:12]) for title, parts in halves]
     halves = [(title, parts) for title, parts in halves if parts]
     if not halves:
         return None

@@ -64,7 +64,7 @@ def text(table: Grid, *, width: int = WIDTH) -> str:
     Rates
     <BLANKLINE>
     name    value
-    ──────────────
+    ─────────────
     matmul    1.5
     """
     from rich import box
@@ -120,8 +120,11 @@ def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    secret = record.get("confidential") is True  # used, never printed: its name alone
     for name, value in record.items():
-        if isinstance(value, Mapping):
+        if secret and name not in ("name", "field"):
+            yield f"{prefix}{name}", "confidential"
+        elif isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from coopt.report import words
-from coopt.report.grid import Column, Grid, grid
+from coopt.report.grid import Column, Grid, bare, grid
 from coopt.report.page import Page, Section, said
 
 _SAY = {
@@ -22,11 +22,14 @@ _SAY = {
     "year": lambda v: str(v),
 }
 _FIRST = ("name", "title", "kind")
-_WIDE = {"name": 24, "title": 30, "source": 26, "missing": 22, "path": 40}
+_WIDE = {"name": 24, "title": 24, "source": 18, "missing": 22, "path": 40}
+_CUT = 34  # characters of a source in a listing; the detail has all of it
 
 
 def cell(key: str, value: Any) -> str:
     """One value of a listing."""
+    if key == "source" and isinstance(value, str) and len(value) > _CUT:
+        return words.plain(value[: _CUT - 1]) + "…"
     if isinstance(value, list | tuple):
         return ", ".join(said(v) for v in value)
     if isinstance(value, Mapping):
@@ -100,5 +103,5 @@ def page(document: Mapping[str, Any]) -> Page:
     return Page(
         kicker="coopt",
         title=tables[0].title or "profile",
-        sections=(Section(name="list", title="", grids=tuple(tables)),),
+        sections=(Section(name="list", title="", grids=tuple(map(bare, tables))),),
     )

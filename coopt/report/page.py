@@ -60,16 +60,7 @@ def evidence(document: Mapping[str, Any], *, say: Any = words.seconds) -> Sectio
     ]
     if document.get("mfu_convention") is not None:
         rows.append(("FLOP convention", words.plain(document["mfu_convention"])))
-    near = [
-        (
-            words.plain(words.mapped(n).get("id", n)),
-            said(words.mapped(n).get("distance")),
-            said(words.mapped(n).get("measured")),
-            said(words.mapped(n).get("predicted")),
-            error(words.mapped(n).get("predicted"), words.mapped(n).get("measured")),
-        )
-        for n in words.listed(document.get("nearest"))
-    ]
+    near = [_near(n if isinstance(n, Mapping) else {"id": n}) for n in words.listed(document.get("nearest"))]
     columns = (Column("measurement", words=True), Column("distance"), Column("measured"), Column("predicted"))
     assumed = tuple(words.sentence(a) for a in words.listed(document.get("assumed")))
     return Section(
@@ -83,6 +74,17 @@ def evidence(document: Mapping[str, Any], *, say: Any = words.seconds) -> Sectio
                 "Nearest measurements", (*columns, Column("our error")), near, empty="no measurement is near this one"
             ),
         ),
+    )
+
+
+def _near(row: Mapping[str, Any]) -> tuple[str, ...]:
+    what = f"\n{words.plain(row['what'])}" if row.get("what") else ""
+    return (
+        words.plain(row.get("id")) + what,
+        said(row.get("distance")),
+        words.seconds(row.get("measured")),
+        words.seconds(row.get("predicted")),
+        error(row.get("predicted"), row.get("measured")),
     )
 
 
@@ -111,8 +113,8 @@ def around(value: Any, interval: Any) -> str:
     number, ends = words.figure(value), words.span(interval)
     if not number or ends is None:
         return ""
-    low, high = (round(100 * (end / number - 1)) for end in ends)
-    return f"{low:+d}/{high:+d}%"
+    low, high = (words.signed(end / number - 1, places=0) for end in ends)
+    return f"{low.removesuffix('%')}/{high}"
 
 
 def provenance(document: Mapping[str, Any], *command: Any) -> Section:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from coopt.report import words
 from coopt.report.grid import Column, Grid, bare, grid
 from coopt.report.page import Fact, Page, Section, evidence, provenance, said
+
+SHOWN = 12  # shadow prices in a terminal; the page folds the others away
 
 
 def entries(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -16,12 +19,9 @@ def entries(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 
 def capex(document: Mapping[str, Any]) -> dict[str, float]:
-    """Dollars by quarter, from a mapping or a list of {quarter, dollars}."""
-    held = document.get("capex_by_quarter")
-    if not isinstance(held, Mapping):
-        each = entries(document, "capex_by_quarter")
-        held = {e.get("quarter"): e.get("dollars", e.get("capex")) for e in each}
-    return {words.plain(q): number for q, v in held.items() if (number := words.figure(v)) is not None}
+    """Dollars by quarter."""
+    held = words.mapped(document.get("capex_by_quarter"))
+    return {words.plain(quarter): number for quarter, v in held.items() if (number := words.figure(v)) is not None}
 
 
 def quarters(document: Mapping[str, Any]) -> list[str]:
@@ -81,39 +81,47 @@ def by_quarter(document: Mapping[str, Any]) -> Grid:
     """Megawatts added, megawatts in all and capital, a row a quarter."""
     spent, power = capex(document), dict.fromkeys(quarters(document), 0.0)
     for entry in entries(document, "deployments"):
-        if entry.get("quarter") in power:
-            power[entry["quarter"]] += words.figure(entry.get("megawatts")) or 0.0
+        quarter = words.plain(entry.get("quarter"))
+        if quarter in power:
+            power[quarter] += words.figure(entry.get("megawatts")) or 0.0
     body, held = [], 0.0
     for quarter, added in power.items():
         held += added
-        body.append((quarter, f"{added:,.0f}", f"{held:,.0f}", words.dollars(spent.get(quarter, 0.0))))
+        body.append((quarter, words.count(added), words.count(held), words.dollars(spent.get(quarter, 0.0))))
     heads = (Column("quarter", words=True), Column("MW added"), Column("MW in all"), Column("capital"))
     return grid("Quarter by quarter", heads, body, empty="the plan has no quarters")
 
 
 def shadow(document: Mapping[str, Any]) -> Grid:
-    """What one more unit of each limit would be worth."""
-    held = document.get("shadow_prices")
-    each = held.items() if isinstance(held, Mapping) else [
-        (e.get("name", e.get("limit")), e.get("price", e.get("value"))) for e in entries(document, "shadow_prices")
-    ]  # fmt: skip
-    body = [(words.plain(name), said(value)) for name, value in each]
-    heads = (Column("limit", words=True, width=60), Column("objective for one more unit"))
+    """What one more unit of each limit would be worth, the largest first."""
+    each = [(words.plain(name), value) for name, value in words.mapped(document.get("shadow_prices")).items()]
+    each.sort(key=lambda pair: -abs(words.figure(pair[1]) or 0.0))
+    heads = (Column("limit", words=True, width=68), Column("worth of one more unit"))
+    body = [(name, said(value)) for name, value in each]
     return grid("Shadow prices", heads, body, empty="no limit is worth anything more")
+
+
+def largest(table: Grid) -> Grid:
+    """The first lines of a long table, and how many are left out."""
+    left = len(table.rows) - SHOWN
+    note = (f"{left} smaller ones are left out",) if left > 0 else ()
+    return dataclasses.replace(table, rows=table.rows[:SHOWN], notes=(*table.notes, *note))
 
 
 def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     """The plan in three sentences."""
     placed = entries(document, "deployments")
     power = sum(words.figure(e.get("megawatts")) or 0.0 for e in placed)
-    ends = quarters(document)
+    ends, capital = quarters(document), words.dollars(sum(capex(document).values()))
     when = f" from {ends[0]} to {ends[-1]}" if ends else ""
     trained = entries(document, "training_runs")
     last = max(trained, key=lambda run: ordinal(run.get("start")) or 0, default={})
     proof = words.percent(document.get("gap"), places=2)
     trains = f"It trains {len(trained)} models" if len(trained) != 1 else "It trains one model"
+    if not placed and missing(document):
+        return (f"There is no plan ({words.plain(document.get('status'))}).", *missing(document)[:2])
     return (
-        f"The plan deploys {power:,.0f} MW of IT power{when} for {words.dollars(sum(capex(document).values()))}.",
+        f"The plan deploys {words.count(power)} MW of IT power{when} for {capital}.",
         f"{trains}, the last {words.shape(last.get('model'))} on {words.count(last.get('chips'))}"
         f" {words.plain(last.get('chip'))}."
         if trained
@@ -122,32 +130,58 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _objective(document: Mapping[str, Any]) -> str:
+    # The document says in words what its objective is; only money has a unit of ours.
+    money = "USD" in words.plain(document.get("objective_name"))
+    return words.dollars(document.get("objective")) if money else said(document.get("objective"))
+
+
+def missing(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an infeasible plan lacks, a sentence each."""
+    each = entries(document, "infeasible")
+    return tuple(words.sentence(e.get("sentence") or e.get("constraint")) for e in each)
+
+
 def page(document: Mapping[str, Any]) -> Page:
     """The roadmap."""
     power = sum(words.figure(e.get("megawatts")) or 0.0 for e in entries(document, "deployments"))
     drawn = ("roadmap",) if quarters(document) else ()
     return Page(
         kicker="coopt plan",
-        title=words.plain(document.get("name") or document.get("scenario") or "roadmap"),
+        title=words.plain(document.get("title") or document.get("name") or "roadmap"),
         lead=lead(document),
         facts=(
-            Fact("deployed", f"{words.digits(power)} MW", words.plain(document.get("basis") or "IT megawatts")),
+            Fact("deployed", f"{words.count(power)} MW", words.plain(document.get("basis") or "IT megawatts")),
             Fact("capital", words.dollars(sum(capex(document).values()))),
-            Fact("objective", said(document.get("objective")), words.plain(document.get("objective_name") or "")),
+            Fact("objective", _objective(document), words.plain(document.get("objective_name") or "")),
             Fact("gap", words.percent(document.get("gap"), places=2), words.plain(document.get("status"))),
         ),
         sections=(
+            *(
+                (Section(name="missing", title="What is missing", items=missing(document)),)
+                if missing(document)
+                else ()
+            ),
             Section(
                 name="roadmap", title="The years", figures=drawn, folded=(by_quarter(document), deployments(document))
             ),
             Section(name="training", title="What is trained", grids=(bare(runs(document)),)),
-            Section(name="shadow", title="What more would be worth", grids=(bare(shadow(document)),)),
+            Section(
+                name="shadow",
+                title="What more would be worth",
+                grids=(bare(largest(shadow(document))),),
+                folded=_rest(shadow(document)),
+            ),
             evidence(document),
-            provenance(document, "coopt", "plan", words.plain(document.get("scenario") or "SCENARIO")),
+            provenance(document, "coopt", "plan", words.plain(document.get("name") or "SCENARIO")),
         ),
     )
 
 
+def _rest(table: Grid) -> tuple[Grid, ...]:
+    return (dataclasses.replace(table, title="All shadow prices"),) if len(table.rows) > SHOWN else ()
+
+
 def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     """The tables of a terminal."""
-    return (by_quarter(document), deployments(document), runs(document), shadow(document))
+    return (by_quarter(document), deployments(document), runs(document), largest(shadow(document)))

@@ -9,12 +9,13 @@ from coopt.report import words
 from coopt.report.grid import Column, Grid, grid
 from coopt.report.page import Fact, Page, Section, evidence, provenance
 
+SHOWN = 20  # lines of a slice; the largest ones
 _ERRORS = ("mape", "median_ape", "p90_ape", "bias")
 
 
 def slices(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Every `by_...` of the document, chips first."""
-    keys = [k for k, v in document.items() if isinstance(k, str) and k.startswith("by_") and isinstance(v, Mapping)]
+    keys = [k for k, v in document.items() if isinstance(k, str) and k.startswith("by_") and words.mapped(v)]
     keys.sort(key=lambda k: (k != "by_hardware", k != "by_source", k))
     return [(k, document[k]) for k in keys]
 
@@ -38,12 +39,25 @@ def by(key: str, held: Mapping[str, Any]) -> Grid:
     """One slice of the errors."""
     name = words.plain(key.removeprefix("by_")).replace("_", " ")
     body = []
-    for label, score in sorted(held.items(), key=lambda item: -(words.figure(words.mapped(item[1]).get("rows")) or 0)):
-        score = words.mapped(score)
+    many = {label: words.figure(words.mapped(score).get("rows")) or 0.0 for label, score in held.items()}
+    for label in sorted(held, key=lambda label: (-many[label], str(label)))[:SHOWN]:
+        score = words.mapped(held[label])
         errors = tuple(words.percent(score.get(e)) for e in _ERRORS[:3])
         body.append((words.plain(label), words.count(score.get("rows")), *errors, words.signed(score.get("bias"))))
     heads = (Column(name, words=True, width=40), Column("rows"), Column("mean error"), Column("median"))
-    return grid(f"By {name}", (*heads, Column("90th pct"), Column("bias")), body)
+    notes = (f"{len(held) - SHOWN} smaller ones are left out",) if len(held) > SHOWN else ()
+    return grid(f"By {name}", (*heads, Column("90th pct"), Column("bias")), body, notes=notes)
+
+
+def ratios(document: Mapping[str, Any]) -> Grid:
+    """Pairs of measurements that differ in one thing alone: how well their ratio is predicted."""
+    body = []
+    for name, held in words.mapped(document.get("ratios")).items():
+        held = words.mapped(held)
+        cells = (words.plain(name), words.count(held.get("pairs")), words.percent(held.get("median")))
+        body.append((*cells, words.percent(held.get("order_right"))))
+    heads = (Column("between", words=True), Column("pairs"), Column("median error"), Column("order right"))
+    return grid("Ratios", heads, body, empty="no two rows differ in one thing alone")
 
 
 def ranking(document: Mapping[str, Any]) -> Grid:
@@ -92,7 +106,7 @@ def page(document: Mapping[str, Any]) -> Page:
         sections=(
             Section(name="scatter", title="Row by row", figures=("validation",)),
             Section(name="slices", title="Where it errs", grids=cut),
-            Section(name="ranking", title="Does the right layout win?", grids=(ranking(document),)),
+            Section(name="ranking", title="Does the right layout win?", grids=(ranking(document), *_told(document))),
             Section(name="skipped", title="What was not scored", grids=(skipped(document),)),
             *((evidence(document),) if document.get("fidelity") is not None else ()),
             provenance(document, "coopt", "validate", "ROWS.csv"),
@@ -100,10 +114,14 @@ def page(document: Mapping[str, Any]) -> Page:
     )
 
 
+def _told(document: Mapping[str, Any]) -> tuple[Grid, ...]:
+    return (ratios(document),) if words.mapped(document.get("ratios")) else ()
+
+
 def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     """The tables of a terminal."""
-    cut = tuple(by(key, held) for key, held in slices(document))
-    return (summary(document), *cut, ranking(document), skipped(document))
+    cut = tuple(by(key, held) for key, held in slices(document) if key != "by_cell")
+    return (summary(document), *cut, ranking(document), *_told(document), skipped(document))
 
 
 def predictions(document: Mapping[str, Any]) -> Grid:

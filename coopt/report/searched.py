@@ -93,7 +93,8 @@ def _near_sentence(document: Mapping[str, Any]) -> str:
     if not near:
         return "No measurement is near the best plan."
     known = ranked.our_error(near) or "our error on it is not known"
-    return f"The nearest measurement is {words.plain(near.get('id'))}; {known}."
+    what = f" ({words.plain(near['what'])})" if near.get("what") else ""
+    return f"The nearest measurement is {words.plain(near.get('id'))}{what}; {known}."
 
 
 def facts(document: Mapping[str, Any]) -> tuple[Fact, ...]:

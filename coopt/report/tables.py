@@ -4,7 +4,7 @@
 Models
 <BLANKLINE>
 name        layers  parameters
-────────────────────────────────
+──────────────────────────────
 llama3-70b      80      70.6 G
 """
 
@@ -25,6 +25,7 @@ _KINDS = (
     ("validate", ("scored", "mape")),
     ("explain", ("step_time", "memory", "verdict")),
 )
+ASSUMED = 12  # assumptions that a terminal shows one by one
 _LISTS = {
     "search": "plans",
     "explain": "rows",
@@ -114,12 +115,16 @@ def _fill(sentences: Sequence[str], width: int) -> str:
 
 def _card(document: Mapping[str, Any], width: int) -> list[str]:
     lines = [f"edge: {words.plain(hit)}" for hit in words.listed(document.get("boundary_hits"))]
-    lines += [f"assumed: {item}" for item in evidence(document).items]
+    assumed = evidence(document).items
+    lines += [f"assumed: {item}" for item in assumed[:ASSUMED]]
+    more = len(assumed) - ASSUMED
+    lines += [f"assumed: {more} further things, which --format=json and the report tell"] if more > 0 else []
     lines.append(f"fidelity: {words.plain(document.get('fidelity'))}, stack: {words.plain(document.get('stack'))}")
     return [_fill(lines, width)]
 
 
 def csv_table(document: Mapping[str, Any]) -> str:
     """The main list of a document as CSV with full precision, spreadsheet formulas made words."""
-    rows = words.listed(document.get(_LISTS.get(kind(document), "fields")))
+    held = document.get(_LISTS.get(kind(document), "fields"))
+    rows = held if isinstance(held, list | tuple) else words.listed(document.get("fields"))
     return csv_text([words.mapped(row) for row in rows])

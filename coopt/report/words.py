@@ -137,8 +137,8 @@ def percent(value: Any, *, places: int = 1) -> str:
     >>> percent(0.4567), percent(None)
     ('45.7%', 'not known')
     """
-    number = figure(value)
-    return NOT_KNOWN if number is None else f"{100 * number:.{places}f}%"
+    number = _hundredfold(value)
+    return NOT_KNOWN if number is None else f"{number:.{places}f}%"
 
 
 def signed(value: Any, *, places: int = 1) -> str:
@@ -147,8 +147,13 @@ def signed(value: Any, *, places: int = 1) -> str:
     >>> signed(0.05), signed(-0.1)
     ('+5.0%', '-10.0%')
     """
+    number = _hundredfold(value)
+    return NOT_KNOWN if number is None else f"{number:+.{places}f}%"
+
+
+def _hundredfold(value: Any) -> float | None:
     number = figure(value)
-    return NOT_KNOWN if number is None else f"{100 * number:+.{places}f}%"
+    return None if number is None else figure(100 * number)
 
 
 def dollars(value: Any) -> str:

@@ -17,7 +17,7 @@ class Linear:
 
     cost: np.ndarray  # (n,)
     offset: float
-    matrix: sparse.csr_matrix  # (m, n)
+    matrix: sparse.csr_array  # (m, n)
     lower: np.ndarray  # (m,)
     upper: np.ndarray  # (m,)
     least: np.ndarray  # (n,)
@@ -68,7 +68,7 @@ def solve(
     The same programme is solved through `scipy.optimize` where highspy is not installed (no progress there).
     """
     try:
-        import highspy
+        import highspy  # pyright: ignore[reportMissingImports]
     except ImportError:
         return _scipy(linear, time_limit=time_limit, tolerance=tolerance)
     return _highs(highspy, linear, time_limit=time_limit, tolerance=tolerance, progress=progress)
@@ -77,6 +77,9 @@ def solve(
 def _highs(highspy, linear: Linear, *, time_limit, tolerance, progress) -> Answer:
     solver = highspy.Highs()
     options = {"output_flag": False, "time_limit": float(time_limit), "mip_rel_gap": tolerance, "random_seed": 0}
+    # These two look for better plans inside sub-programmes; here the first passes find the best one, and they took
+    # four fifths of the time.
+    options |= {"mip_heuristic_run_rens": False, "mip_heuristic_run_rins": False}
     for option, value in options.items():
         solver.setOptionValue(option, value)
     solver.passModel(_model(highspy, linear))
@@ -101,7 +104,7 @@ def _highs(highspy, linear: Linear, *, time_limit, tolerance, progress) -> Answe
 
 
 def _model(highspy, linear: Linear):
-    rows, columns = linear.matrix.shape
+    rows, columns = len(linear.upper), len(linear.cost)
     matrix = linear.matrix.tocsc()
     model = highspy.HighsLp()
     model.num_col_, model.num_row_ = columns, rows
@@ -125,8 +128,8 @@ def _scipy(linear: Linear, *, time_limit, tolerance) -> Answer:
     said = optimize.milp(
         linear.cost,
         integrality=linear.integer.astype(int),
-        bounds=optimize.Bounds(linear.least, linear.most),
-        constraints=optimize.LinearConstraint(linear.matrix, linear.lower, linear.upper),
+        bounds=(linear.least, linear.most),
+        constraints=[(linear.matrix, linear.lower, linear.upper)],
         options={"time_limit": float(time_limit), "mip_rel_gap": tolerance},
     )
     if said.x is None:
@@ -151,7 +154,7 @@ def _scipy_lp(optimize, linear: Linear, *, time_limit) -> Answer:
     )
     if said.x is None:
         return Answer(status="infeasible" if said.status == 2 else "unknown", solver="scipy")
-    duals = np.zeros(linear.matrix.shape[0])
+    duals = np.zeros(len(linear.upper))
     duals[above] += said.ineqlin.marginals[: above.sum()]
     duals[below] -= said.ineqlin.marginals[above.sum() :]
     objective = said.fun + linear.offset

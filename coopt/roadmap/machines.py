@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from coopt import units
+from coopt.roadmap.scenario import said
 from coopt.spec.find import Folders
 from coopt.spec.profiles import profile
 from coopt.spec.schema_types import Quantity, year
@@ -50,4 +51,4 @@ def _sentence(system: str, what: str, quantity: Quantity[Any], dimension: str) -
     if quantity.confidential:
         return f"{system}: {what} assumed (confidential)"
     value = units.show(quantity.value, dimension) if dimension else str(quantity.value)
-    return f"{system}: {what} = {value} assumed" + (f": {quantity.notes}" if quantity.notes else "")
+    return f"{system}: {what} = {value} assumed" + (f": {said(quantity.notes)}" if quantity.notes else "")

@@ -17,6 +17,7 @@ from coopt.roadmap.scenario_schema import Scenario
 from coopt.roadmap.solution import optimise
 
 Progress = Callable[[str, int, int], None]
+TOLERANCE, ROUGH = 1e-3, 1e-2  # relative gaps at which solving may stop: the plan, the ends of its interval
 SOLVING = 15.0  # s kept for the programme, however long pricing took
 
 
@@ -49,13 +50,13 @@ def plan(
     if progress is not None:
         progress(f"planning {instance.decided} quarters", 0, 3)
     left = max(time_limit - (time.monotonic() - began), SOLVING)
-    solution = optimise(instance, time_limit=0.6 * left)
-    ends = [None, None]
+    solution = optimise(instance, time_limit=0.6 * left, tolerance=TOLERANCE)
+    ends: list[float | None] = [None, None]
     for end in (0, 1) if solution.objective is not None else ():
         if progress is not None:
             progress(f"planning with the {('slowest', 'fastest')[end]} training that is likely", 1 + end, 3)
         other, _ = _furnished(parsed, empty, at_end(price, end), _loss(yardstick), None)
-        ends[end] = optimise(other, time_limit=0.2 * left).objective
+        ends[end] = optimise(other, time_limit=0.2 * left, tolerance=ROUGH).objective
     evidence = {"interval": _interval(ends), **_evidence(parsed, found, offered, yardstick)}
     return to_json(parsed, instance, solution, offered, tasks=assemble.tasks(parsed), evidence=evidence)
 
@@ -87,7 +88,7 @@ def _interval(ends: Sequence[float | None]) -> dict[str, float | str] | None:
         "of": "objective",
         "low": min(low, high),
         "high": max(low, high),
-        "why": "speed of training alone, planned anew",
+        "why": "speed of training, planned anew",
     }
 
 

@@ -53,7 +53,7 @@ def searched(
         if found is None:
             return None
         value, inside = _loss(judged, model, task, extrapolate=extrapolate)
-        said = () if inside or value is None else (_beyond(judged, task),)
+        said = () if inside or value is None else (_beyond(judged),)
         return dataclasses.replace(found, loss=value, loss_in_range=inside, assumed=(*found.assumed, *said))
 
     return pricer
@@ -73,7 +73,7 @@ def _shape(name: str, width: float, layers: float, *, path: Folders) -> nouns.Mo
 
 
 def grown(model: nouns.Model, *, width: float, layers: float) -> nouns.Model:
-    """A model with d_model, heads, kv_heads and feed-forward widths times `width`, and each kind's layers times `layers`.
+    """A model with d_model, heads and feed-forward widths times `width`, and the layers of each kind times `layers`.
 
     Layers are rounded to whole ones; a width that leaves a fraction of a head or of a column is refused. Head size,
     vocabulary and experts stay.
@@ -94,9 +94,8 @@ def grown(model: nouns.Model, *, width: float, layers: float) -> nouns.Model:
     if any(value != int(value) for value in values):
         hint = "choose a width that leaves whole heads and columns, such as 1.5 or 2"
         raise Refused(Problem(field="scale.width", expected="whole heads and widths", got=f"{width:g}", hint=hint))
-    return replace(
-        model, name=f"{model.name} x {width:g} wide, x {layers:g} deep", d_model=model.d_model * width, kinds=kinds
-    )
+    name = f"{model.name} x {width:g} wide, x {layers:g} deep"
+    return replace(model, name=name, d_model=model.d_model * width, kinds=kinds)
 
 
 def _fastest(
@@ -146,9 +145,7 @@ def _said(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a layout under their own names."""
     names = {path: path.removeprefix("layout.") for path in chosen if not path.startswith("layout.precision")}
     said = {names[path]: value for path, value in chosen.items() if path in names}
-    return {
-        name: int(value) if isinstance(value, float) and value == int(value) else value for name, value in said.items()
-    }
+    return {name: int(v) if isinstance(v, float) and v == int(v) else v for name, v in said.items()}
 
 
 def _interval(speed: float, hardware: nouns.Hardware) -> tuple[float, float]:
@@ -177,8 +174,8 @@ def _unbounded(law: nouns.Law) -> nouns.Law:
     return replace(law, parameters=anywhere, tokens=anywhere, aspect=anywhere, vocabulary=anywhere)
 
 
-def _beyond(law: nouns.Law, task: Task) -> str:
+def _beyond(law: nouns.Law) -> str:
     return (
         f"losses are {law.name} far beyond its fit (up to {law.parameters[1]:.3g} parameters and"
-        f" {law.tokens[1]:.3g} tokens; the ladder asks for {task.tokens:.3g} tokens): they order models, no more"
+        f" {law.tokens[1]:.3g} tokens): they order models, no more"
     )

@@ -26,7 +26,7 @@ class Family:
 
     kind: str
     keys: tuple[tuple[int, ...], ...]
-    matrix: sparse.csr_matrix
+    matrix: sparse.csr_array
     upper: np.ndarray
 
 
@@ -56,7 +56,8 @@ class Programme:
 
 def build(instance: Instance, *, everything: bool = False) -> Programme:
     """The programme of an instance; with `everything`, chips may be written down before their date (and are
-    forbidden by the supply rows alone), which is how an impossible scenario is diagnosed."""
+    forbidden by the supply rows alone), which is how an impossible scenario is diagnosed.
+    """
     columns = _columns(instance, everything=everything)
     families = tuple(
         family(instance, columns)
@@ -73,7 +74,7 @@ def build(instance: Instance, *, everything: bool = False) -> Programme:
     linear = Linear(
         cost=cost,
         offset=offset,
-        matrix=sparse.vstack([family.matrix for family in families], format="csr"),
+        matrix=sparse.csr_array(sparse.vstack([family.matrix for family in families])),
         lower=np.full(upper.shape, -INFINITY),
         upper=upper,
         least=np.zeros(count),
@@ -135,7 +136,7 @@ def _family(kind: str, columns: Columns, rows) -> Family:
     entries = [(i, column, value) for i, (_, terms, _) in enumerate(kept) for column, value in terms]
     where = np.array([(i, column) for i, column, _ in entries], dtype=int).reshape(-1, 2)
     values = np.array([value for _, _, value in entries], dtype=float)
-    matrix = sparse.csr_matrix((values, (where[:, 0], where[:, 1])), shape=(len(kept), columns.count))
+    matrix = sparse.csr_array((values, (where[:, 0], where[:, 1])), shape=(len(kept), columns.count))
     return Family(
         kind=kind,
         keys=tuple(key for key, _, _ in kept),

@@ -40,18 +40,18 @@ def scenario(
 
 def assumptions(parsed: Strict, *, at: str = "") -> tuple[str, ...]:
     """A sentence for each quantity that is assumed, with the rule it follows."""
-    said = []
+    found = []
     for field in type(parsed).model_fields:
         value, place = getattr(parsed, field), f"{at}.{field}" if at else field
         for index, part in enumerate(value if isinstance(value, tuple) else (value,)):
             where = f"{place}.{_called(part, index)}" if isinstance(value, tuple) else place
             if isinstance(part, Quantity):
-                said += [_sentence(part, type(parsed), field, where)] if part.kind == "assumed" else []
+                found += [_sentence(part, type(parsed), field, where)] if part.kind == "assumed" else []
             elif isinstance(part, Site):
-                said += [f"{where}: power assumed; {part.notes}"] if part.kind == "assumed" else []
+                found += [f"{where}: power assumed; {said(part.notes)}"] if part.kind == "assumed" else []
             elif isinstance(part, Strict):
-                said += assumptions(part, at=where)
-    return tuple(said)
+                found += assumptions(part, at=where)
+    return tuple(found)
 
 
 def _called(part: Any, index: int) -> str:
@@ -59,11 +59,26 @@ def _called(part: Any, index: int) -> str:
 
 
 def _sentence(quantity: Quantity, owner: Any, field: str, where: str) -> str:
-    annotation = schema.at(owner, (field, "value"))
-    dimensions = [_DIMENSIONS[extra.expected] for extra in annotation.__metadata__ if extra.expected in _DIMENSIONS]
-    value = quantity.value
-    said = units.show(value, dimensions[0]) if dimensions else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{where} = {said}" + (f": {quantity.notes}" if quantity.notes else "")
+    expected = {extra.expected for extra in schema.at(owner, (field, "value")).__metadata__}
+    dimension = next((_DIMENSIONS[words] for words in expected if words in _DIMENSIONS), "")
+    return f"{where} = {_written(quantity.value, dimension)}" + (f": {said(quantity.notes)}" if quantity.notes else "")
+
+
+def said(notes: str | tuple[str, ...] | None) -> str:
+    """Notes as one sentence.
+
+    >>> said(("one", "two")), said(None)
+    ('one; two', '')
+    """
+    return notes if isinstance(notes, str) else "; ".join(notes or ())
+
+
+def _written(value: Any, dimension: str) -> str:
+    if isinstance(value, str):
+        return value
+    if dimension.startswith("USD") and value >= 1e9:
+        return f"{value / 1e9:g} G{dimension}"
+    return units.show(value, dimension) if dimension else f"{value:g}"
 
 
 _DIMENSIONS = {units.describe(d)[0]: d for d in ("W", "USD", "USD/yr", "USD/W/yr", "USD/J")}
@@ -79,11 +94,10 @@ def _override(data: Any, path: list[str], value: Any, field: str) -> None:
     given = read.plain(value) if isinstance(value, str) else value
     if isinstance(data, dict):
         old = data.get(path[-1])
-        # A quantity keeps its place and loses its source: the number is now the asker's own.
-        whole = isinstance(old, dict) and "value" in old and not isinstance(given, dict)
-        data[path[-1]] = (
-            {**old, "value": given, "kind": "assumed", "notes": "set on the command line"} if whole else given
-        )
+        if isinstance(old, dict) and "value" in old and not isinstance(given, dict):
+            # A quantity keeps its place and loses its source: the number is now the asker's own.
+            given = {**old, "value": given, "kind": "assumed", "notes": "set for this plan"}
+        data[path[-1]] = given
     elif isinstance(data, list) and path[-1].isdigit() and int(path[-1]) < len(data):
         data[int(path[-1])] = given
     else:

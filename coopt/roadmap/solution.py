@@ -163,13 +163,13 @@ def _first(said: list[Shortfall]) -> tuple[Shortfall, ...]:
 
 def _elastic(linear: Linear, rows: np.ndarray) -> Linear:
     """The programme with a slack on each of `rows`, and the sum of slacks (relative to the row) as its objective."""
-    count, columns = len(rows), linear.matrix.shape[1]
-    slack = sparse.csr_matrix((-np.ones(count), (rows, np.arange(count))), shape=(linear.matrix.shape[0], count))
+    count, columns = len(rows), len(linear.cost)
+    slack = sparse.csr_array((-np.ones(count), (rows, np.arange(count))), shape=(len(linear.upper), count))
     scale = 1.0 / np.maximum(np.abs(linear.upper[rows]), 1.0)
     return Linear(
         cost=np.concatenate([np.zeros(columns), scale]),
         offset=0.0,
-        matrix=sparse.hstack([linear.matrix, slack], format="csr"),
+        matrix=sparse.csr_array(sparse.hstack([linear.matrix, slack])),
         lower=linear.lower,
         upper=linear.upper,
         least=np.concatenate([linear.least, np.zeros(count)]),

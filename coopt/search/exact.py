@@ -12,12 +12,12 @@ import math
 
 import numpy as np
 
-from coopt.search.pareto import front, graded, strong_first
+from coopt.search.pareto import STRONG, dominated, front, graded, strong_first
 from coopt.search.price import Expression
 from coopt.search.space import Candidate, Space, all_digits, blocks, flat
 
 ROUNDING = 1e-12  # relative: how far a compiled float64 objective may lie from NumPy's
-BATCH = 1024  # blocks priced at once
+BATCH = 2048  # blocks priced at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ def sift(state: Frontier, starts: np.ndarray, minima: np.ndarray) -> tuple[np.nd
     known = np.isfinite(minima[:, state.live]).all(axis=1) & np.isfinite(minima).any(axis=1)
     starts, minima = starts[known], minima[known]
     ideals, _ = _around(minima)
-    return _open(state, starts, ideals)
+    return _open(state, starts, ideals, strongest=STRONG)
 
 
 def widen(state: Frontier, starts: np.ndarray, ideals: np.ndarray) -> Frontier:
@@ -149,23 +149,27 @@ def widen(state: Frontier, starts: np.ndarray, ideals: np.ndarray) -> Frontier:
 
 def close(task: Task, state: Frontier, *, down_to: int) -> Frontier:
     """Prices the most promising open blocks until at most `down_to` are open; with 0 the front is exact."""
-    while len(state.starts) > down_to:
-        ideals = state.ideals[:, state.live]
-        first = front(ideals)
-        if len(first) > BATCH:
-            first = first[strong_first(ideals[first])[:BATCH]]
-        indices, values = open_blocks(task, state.starts[first])
-        indices = np.concatenate((state.indices, indices))
-        points = np.concatenate((state.points, graded(values)))
-        order = np.argsort(indices, kind="stable")
-        indices, points = indices[order], points[order]
-        kept = front(points[:, state.live])
-        rest = np.ones(len(state.starts), dtype=bool)
+    starts, ideals = _open(state, state.starts, state.ideals)
+    while len(starts) > down_to:
+        first = strong_first(ideals[:, state.live])[:BATCH]
+        state = _achieve(state, *open_blocks(task, starts[first]))
+        rest = np.ones(len(starts), dtype=bool)
         rest[first] = False
-        state = dataclasses.replace(state, indices=indices[kept], points=points[kept])
-        starts, ideals = _open(state, state.starts[rest], state.ideals[rest])
-        state = dataclasses.replace(state, starts=starts, ideals=ideals)
-    return state
+        starts, ideals = _open(state, starts[rest], ideals[rest])
+    return dataclasses.replace(state, starts=starts, ideals=ideals)
+
+
+def _achieve(state: Frontier, indices: np.ndarray, values: np.ndarray) -> Frontier:
+    """The front of the points so far and some more candidates."""
+    points = graded(values)
+    best = state.points[strong_first(state.points[:, state.live])[:STRONG]]
+    kept = ~dominated(points[:, state.live], best[:, state.live])
+    indices = np.concatenate((state.indices, indices[kept]))
+    points = np.concatenate((state.points, points[kept]))
+    order = np.argsort(indices, kind="stable")  # of equals, the first
+    indices, points = indices[order], points[order]
+    kept = front(points[:, state.live])
+    return dataclasses.replace(state, indices=indices[kept], points=points[kept])
 
 
 def _around(minima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,16 +177,25 @@ def _around(minima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return graded(minima - slack), graded(minima + slack)
 
 
-def _open(state: Frontier, starts: np.ndarray, ideals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks that no achieved point beats; one that equals a bound beats it only if it comes first."""
-    points, live = state.points[:, state.live], state.live
-    for position in strong_first(points):
-        if not len(starts):
-            break
-        rows = ideals[:, live]
-        gone = (rows >= points[position]).all(axis=1)
-        if gone.any():
-            tied = (rows == points[position]).all(axis=1) & (starts <= state.indices[position])
-            kept = ~gone | tied
-            starts, ideals = starts[kept], ideals[kept]
-    return starts, ideals
+def _open(
+    state: Frontier, starts: np.ndarray, ideals: np.ndarray, *, strongest: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks that no achieved point beats; one that equals a bound beats it only if it comes before the block."""
+    points = state.points[:, state.live]
+    chosen = strong_first(points)[:strongest]
+    left = ~dominated(ideals[:, state.live], points[chosen])
+    starts, ideals = starts[left], ideals[left]
+    tied = _first_equal(ideals[:, state.live], points, state.indices)
+    return starts[starts <= tied], ideals[starts <= tied]
+
+
+def _first_equal(rows: np.ndarray, points: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """For each row, the index of the point that equals it in all objectives; past every index where none does."""
+    found = np.full(len(rows), np.iinfo(np.int64).max)
+    if not len(points) or not len(rows):
+        return found
+    known = {point.tobytes(): index for point, index in zip(points, indices, strict=True)}
+    near = np.isin(rows[:, 0], points[:, 0])
+    for position in np.flatnonzero(near):
+        found[position] = known.get(rows[position].tobytes(), found[position])
+    return found

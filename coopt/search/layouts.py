@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple] = {
     "fused_attention": (1,),
     "precision": ("bf16",),
 }
+TOGETHER = ("vpp", "schedule", "zero", "order")  # mean nothing on one chip
 NAMES = {"schedule": SCHEDULES, "recompute": RECOMPUTE, "order": ORDERS}
 PARALLEL = ("tp", "cp", "pp", "dp", "fsdp", "ep", "sp")
 KNOWN = (*PARALLEL, *CHOICES, "batch")
@@ -65,7 +66,11 @@ def layout_space(
     numbers = [chips] if isinstance(chips, int | float) else list(chips)
     rows = [row for number in numbers for row in _tuples(int(number), sizes, choices, removed)]
     parallel = axis("parallel", [f"layout.{field}" for field in PARALLEL], rows)
-    inner = [_plain(field, choices.get(field, default)) for field, default in CHOICES.items()]
+    alone = max(numbers) == 1
+    inner = [
+        _plain(field, choices.get(field, default[:1] if alone and field in TOGETHER else default))
+        for field, default in CHOICES.items()
+    ]
     if "batch" in choices:
         inner.append(axis("batch", "workload.phases.0.batch", choices["batch"]))
     inner.sort(key=len, reverse=True)

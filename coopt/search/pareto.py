@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 GRID = 30  # binary digits of the mantissa that count, about nine decimal ones
+STRONG = 128  # points that are tried on everything before the rest
 
 
 def graded(values: np.ndarray) -> np.ndarray:
@@ -20,23 +21,25 @@ def graded(values: np.ndarray) -> np.ndarray:
     return np.ldexp(np.rint(np.ldexp(mantissa, GRID)), exponent - GRID)
 
 
-def dominated(values: np.ndarray, by: np.ndarray, *, equal: bool = False) -> np.ndarray:
+def dominated(values: np.ndarray, by: np.ndarray) -> np.ndarray:
     """Which rows of `values` `(n, m)` some row of `by` beats: nowhere larger and somewhere smaller.
 
-    With `equal`, a row is also beaten by one that equals it. Points are tried one after another on the rows still
-    standing: few points take most rows, so the work is near n.
+    Points are tried one after another on the rows still standing: a few strong ones take most rows, so the work is
+    near n. Columns are kept apart, since that is how NumPy compares fastest.
+
+    >>> dominated(np.array([[1.0, 3.0], [2.0, 3.0], [1.0, 1.0]]), np.array([[1.0, 3.0]])).tolist()
+    [False, True, False]
     """
     beaten = np.zeros(len(values), dtype=bool)
-    standing, rows = np.arange(len(values)), np.asarray(values)
+    standing, columns = np.arange(len(values)), np.ascontiguousarray(np.asarray(values).T)
     for point in by:
-        if not len(standing):
-            break
-        gone = (rows >= point).all(axis=1)
-        if not equal:
-            gone &= (rows > point).any(axis=1)
-        if gone.any():
+        gone = np.flatnonzero(_nowhere_below(columns, point))
+        gone = gone[(columns[:, gone] != point[:, None]).any(axis=0)]
+        if len(gone):
             beaten[standing[gone]] = True
-            standing, rows = standing[~gone], rows[~gone]
+            left = np.ones(len(standing), dtype=bool)
+            left[gone] = False
+            standing, columns = standing[left], columns[:, left]
     return beaten
 
 
@@ -52,14 +55,22 @@ def front(values: np.ndarray) -> np.ndarray:
     alive = np.flatnonzero(np.isfinite(values).all(axis=1))
     if not values.shape[1]:
         return alive[:1]
+    alive = alive[~dominated(values[alive], values[alive][strong_first(values[alive])[:STRONG]])]
     # In lexicographic order, position last, a row can only be dominated by one before it.
     order = alive[np.lexsort((alive, *values[alive].T[::-1]))]
-    rows, kept = values[order], []
+    columns, kept = np.ascontiguousarray(values[order].T), []
     while len(order):
         kept.append(order[0])
-        standing = (rows < rows[0]).any(axis=1)
-        order, rows = order[standing], rows[standing]
+        gone = _nowhere_below(columns, columns[:, 0])
+        order, columns = order[~gone], columns[:, ~gone]
     return np.sort(np.asarray(kept, dtype=np.int64))
+
+
+def _nowhere_below(columns: np.ndarray, point: np.ndarray) -> np.ndarray:
+    above = columns[0] >= point[0]
+    for column, value in zip(columns[1:], point[1:], strict=True):
+        above &= column >= value
+    return above
 
 
 def strong_first(values: np.ndarray) -> np.ndarray:

@@ -46,11 +46,7 @@ def applied(hardware: Hardware, family: Mapping[str, Leaf], stack: Mapping[str, 
     wide, eight, four = family["matmul_16"], family["matmul_8"], family["matmul_4"]
     attention = family["attention"] * stack["attention"]
     tiers = tuple(
-        replace(
-            tier,
-            efficiency=family["scale_up" if position == 0 else "scale_out"],
-            saturation=SATURATION,
-        )
+        replace(tier, efficiency=family["scale_up" if position == 0 else "scale_out"])
         for position, tier in enumerate(hardware.tiers)
     )
     return replace(

@@ -26,7 +26,7 @@ FOLDERS = MappingProxyType(
         "process": "hw_profiles/process",
         "scenario": "hw_profiles/fleets",
         "model": "models",
-        "space": "models/families",
+        "space": "models/spaces",
         "law": "models/laws",
     }
 )
@@ -55,7 +55,7 @@ def roots(path: Folders = None) -> tuple[Path, ...]:
     given = [path] if isinstance(path, (str, Path)) else list(path or ())
     named = [("profile_path", Path(p)) for p in given]
     named += [("COOPT_PATH", Path(p)) for p in os.environ.get("COOPT_PATH", "").split(os.pathsep) if p]
-    wrong = [Problem(field=field, expected="a folder", got=str(p)) for field, p in named if not p.is_dir()]
+    wrong = [Problem(field=field, expected="a folder", got=str(p)) for field, p in named if not _there(p, folder=True)]
     if wrong:
         raise Refused(*wrong)
     return (*(p for _, p in named), shipped())
@@ -84,14 +84,14 @@ def names(kind: str, *, path: Folders = None) -> tuple[str, ...]:
 def find(kind: str, name: str, *, path: Folders = None, but: Path | None = None) -> Path:
     """The file of a kind with that name or alias, or at that path (`*.yaml`), never `but`; refused with close names."""
     if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
+        if _there(Path(name)):
             return Path(name)
         raise Refused(Problem(field=kind, expected="a file", got=name, hint=f"`coopt {_verb(kind)}` lists the names"))
     wanted, known = fold(name), []
     for root in roots(path):
         # The file that is called so first: names beyond it need not be read.
         places = _places(root, kind)
-        direct = [place / f"{wanted}.yaml" for place in places] if re.fullmatch("[a-z0-9.-]+", wanted) else []
+        direct = [place / f"{wanted}.yaml" for place in places] if re.fullmatch("[a-z0-9.-]{1,80}", wanted) else []
         for entry in itertools.chain(_entries(direct, places, kind), _entries(_files(places), places, kind)):
             if but is None or entry.path.resolve() != but.resolve():
                 if wanted in (fold(entry.name), fold(entry.path.stem)):
@@ -105,6 +105,13 @@ def find(kind: str, name: str, *, path: Folders = None, but: Path | None = None)
         raise Refused(Problem(field=kind, expected="a name that means one", got=name[:80], hint=hint))
     spellings = dict.fromkeys([e.name for e in known] + [a for e in known for a in e.aliases])
     raise Refused(Problem(field=kind, expected=f"a known {kind}", got=name[:80], hint=near(name, spellings)))
+
+
+def _there(path: Path, *, folder: bool = False) -> bool:
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except OSError:  # a name too long, a folder that may not be entered
+        return False
 
 
 def _verb(kind: str) -> str:

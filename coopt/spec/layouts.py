@@ -13,6 +13,7 @@ from coopt.spec.find import Folders
 from coopt.spec.machine import stack_profile
 from coopt.spec.schema import near
 from coopt.spec.schema_types import flag, shown
+from coopt.tree import replace
 
 _COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch")
 _CODES = {"schedule": nouns.SCHEDULES, "recompute": nouns.RECOMPUTE, "order": nouns.ORDERS}
@@ -54,6 +55,8 @@ def layout(
         if key not in fields and key in _FIELDS and key not in ("sp", "fsdp"):
             fields[key] = _value(key, value)
             said += (f"{key}={_spelled(value)}: {who}",)
+    fields, reduced = _reduced(fields, practice)
+    said += reduced
     tp, cp, pp = (fields.get(key, 1.0) for key in ("tp", "cp", "pp"))
     fields.setdefault("dp", float(max(1, math.floor(chips / (tp * cp * pp)))))
     said += _sequence_parallel(fields, practice) + _shards(fields, practice)
@@ -63,14 +66,19 @@ def layout(
 
 
 def padded(model: nouns.Model, tp: float = 1.0, *, stack: str = "generic", path: Folders = None) -> nouns.Model:
-    """The model with the vocabulary that a stack makes of it: a multiple of the stack's `vocab_multiple` times tp.
+    """The model as a stack trains it: the vocabulary a multiple of the stack's `vocab_multiple` times tp.
+
+    Where dropout is the stack's practice, layers without gates, which are of the years of dropout, have it too.
 
     >>> padded(nouns.Model(vocab=50257.0), 8.0, stack="megatron-lm").vocab
     51200.0
     """
     practice, _ = _practice(stack, path)
     multiple = float(practice.get("vocab_multiple", (1.0, ""))[0]) * tp
-    return dataclasses.replace(model, vocab=math.ceil(model.vocab / multiple) * multiple)
+    kinds = model.kinds
+    if practice.get("dropout", (False, ""))[0]:
+        kinds = tuple(replace(kind, dropout=1.0 - kind.gated) for kind in kinds)
+    return replace(model, vocab=math.ceil(model.vocab / multiple) * multiple, kinds=kinds)
 
 
 def _parts(given: Mapping[str, Any] | str) -> list[tuple[str, Any]]:
@@ -154,6 +162,15 @@ def _practice(stack: str, path: Folders) -> tuple[dict[str, tuple[Any, str]], tu
     given = found.fields.practice
     who = f"practice of the stack {found.name}"
     return {key: (value, who) for key in type(given).model_fields if (value := getattr(given, key)) is not None}, said
+
+
+def _reduced(fields: dict[str, Any], practice: Mapping[str, tuple[Any, str]]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Gradients are summed in the type that the stack sums them in."""
+    if "reduce" not in practice:
+        return fields, ()
+    value, who = practice["reduce"]
+    recipe = fields.get("precision", nouns.Layout().precision)
+    return {**fields, "precision": replace(recipe, reduce=value)}, (f"precision.reduce={value:g}: {who}",)
 
 
 def _sequence_parallel(fields: dict[str, Any], practice: Mapping[str, tuple[Any, str]]) -> tuple[str, ...]:

@@ -122,7 +122,11 @@ def _changed(given: Profile, overrides: Mapping[str, Any]) -> Profile:
 
 
 def law(name: str, *, path: Folders = None) -> nouns.Law:
-    """The quality law of that name, alias or file; ranges it does not give are unbounded."""
+    """The quality law of that name, alias or file; a range's open end is 0 or infinity. Raises Refused.
+
+    >>> law("chinchilla").form
+    'dense'
+    """
     given = profile("law", name, path=path)
     fields = given.fields
     constants = {key: getattr(fields.constants, key) for key in ("E", "A", "alpha", "B", "beta")}

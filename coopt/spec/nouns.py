@@ -66,8 +66,17 @@ class Precision:
 
 PRECISIONS = {
     "fp32": Precision(
-        name="fp32", linear=0.0, attention=0.0, head=0.0, activation=4.0, weight=4.0, gather=4.0, wire=4.0,
-        dispatch=4.0, cache=4.0, state=8.0,
+        name="fp32",
+        linear=0.0,
+        attention=0.0,
+        head=0.0,
+        activation=4.0,
+        weight=4.0,
+        gather=4.0,
+        wire=4.0,
+        dispatch=4.0,
+        cache=4.0,
+        state=8.0,
     ),
     "bf16": Precision(name="bf16"),
     "fp16": Precision(name="fp16", linear=3.0, attention=3.0, head=3.0),
@@ -75,7 +84,7 @@ PRECISIONS = {
     "mxfp8": Precision(name="mxfp8", linear=5.0, quantise=1.0),
     "nvfp4": Precision(name="nvfp4", linear=6.0, quantise=1.0),
     "int8": Precision(name="int8", linear=7.0, quantise=1.0),
-}  # fmt: skip
+}
 
 
 @struct
@@ -329,7 +338,7 @@ class Ops:
 
 @struct
 class Cost:
-    """The same rows in seconds, with totals. `time` is exposed, `busy` the row's own; rows' times add to `step_time`."""
+    """The same rows in seconds, with totals; the exposed times of the rows, `time`, add to `step_time`."""
 
     step_time: Leaf = 0.0
     tokens_per_second_per_chip: Leaf = 0.0

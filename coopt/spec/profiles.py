@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 
 from coopt.problems import Problem, Refused
-from coopt.spec import read, schema_fitted, schema_hardware, schema_models
+from coopt.spec import read, schema_fitted, schema_hardware, schema_models, schema_spaces
 from coopt.spec.find import Folders, entries, find
 from coopt.spec.read import Place
 from coopt.spec.schema import Mark, near, validate
@@ -28,6 +28,7 @@ SCHEMAS: Mapping[str, type[pydantic.BaseModel]] = MappingProxyType(
         "stack": schema_fitted.Stack,
         "model": schema_models.Model,
         "law": schema_models.Law,
+        "space": schema_spaces.Space,
     }
 )
 _OWN = ("kind", "name", "title", "aliases", "extends")  # what a file never takes from the one it extends
@@ -132,7 +133,7 @@ def _kind(file: Path, known: Mapping[str, Any]) -> str:
 
 def facts(profile: Profile) -> tuple[Fact, ...]:
     """Every field of a profile with its value as written, kind, source and date; confidential values are left out."""
-    sources = profile.data["sources"]
+    sources = profile.data.get("sources", {})
     found: list[Fact] = []
 
     def walk(value: Any, place: Place) -> None:

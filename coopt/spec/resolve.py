@@ -10,20 +10,32 @@ from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.spec import nouns
+from coopt.spec.constants import SATURATION, applied
 from coopt.spec.find import Folders
 from coopt.spec.machine import Machine, machine, overridden
 from coopt.spec.profiles import Profile
 from coopt.spec.read import Place
 from coopt.spec.schema import Mark, at, wanted
 from coopt.spec.schema_types import year
+from coopt.tree import replace
 
-_MATMUL = ("matmul_16",) * 4 + ("matmul_8",) * 2 + ("matmul_4", "matmul_8")  # in the order of nouns.TYPES
 _FIDELITY = ("measured", "interpolated", "transferred")
-_FITTED_LEAVES = ("depth", "attention", "attention_backward", "attention_depth", "stream", "kernel")
-_STACK_LEAVES = ("dispatch", "hide_tensor", "hide_data", "overhead", "passes", "jitter", "margin", "reserved")
+_STACK_LEAVES = ("overhead", "jitter", "margin", "reserved")
 _NOUN = {field.name: field.default for field in dataclasses.fields(nouns.Hardware)}
-_DEFAULTS = {key: _NOUN[key] for key in _FITTED_LEAVES}
-_DEFAULTS |= {"matmul_16": 0.7, "matmul_8": 0.6, "matmul_4": 0.5, "scale_up": 0.8, "scale_out": 0.75}
+# What a family or a stack without a constant of its own is given, and said: the middle of those that were fitted.
+_DEFAULTS = {
+    "matmul_16": 0.7,
+    "matmul_8": 0.6,
+    "matmul_4": 0.5,
+    "depth": 150.0,
+    "attention": 0.5,
+    "attention_depth": 1000.0,
+    "stream": 0.8,
+    "kernel": 3e-6,
+    "scale_up": 0.75,
+    "scale_out": 0.75,
+}
+_STACK_DEFAULTS = {"dispatch": 5e-6, "hide": 0.5, "attention": 1.0, "passes": 1.5}
 
 
 def resolve(
@@ -48,11 +60,12 @@ def resolve(
     _refuse_gaps(files, count)
     fitted, fitted_said, fidelity = _fitted(files)
     rates, rates_said = _rates(files.chip)
-    tiers, tiers_said = _tiers(files, count, fitted)
+    tiers, tiers_said = _tiers(files, count)
     constants = files.stack.fields.fitted
-    stack_said = _kinds(files.stack, "fitted")
+    shares = {key: _value(getattr(constants, key), otherwise) for key, otherwise in _STACK_DEFAULTS.items()}
+    stack_said = _kinds(files.stack, "fitted") + _unsaid(files.stack, shares)
     system = files.system or files.chip
-    return nouns.Hardware(
+    bare = nouns.Hardware(
         name=system.name,
         chip=files.chip.name,
         family=files.chip.fields.family or "",
@@ -62,12 +75,32 @@ def resolve(
         chips=count,
         tiers=tiers,
         **rates,
-        **{key: value for key, value in fitted.items() if key in _FITTED_LEAVES},
-        matmul=tuple(fitted[key] for key in _MATMUL),
         **{key: q.value for key in _STACK_LEAVES if (q := getattr(constants, key)) is not None},
         **_economy(files),
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
+    return _with_own_links(applied(bare, fitted, shares), files)
+
+
+def _unsaid(stack: Profile, shares: Mapping[str, float]) -> tuple[str, ...]:
+    lacking = [
+        f"{key} (taken as {value:g})" for key, value in shares.items() if getattr(stack.fields.fitted, key) is None
+    ]
+    return (f"no constants of the stack {stack.name} for: {', '.join(lacking)}",) if lacking else ()
+
+
+def _with_own_links(hardware: nouns.Hardware, files: Machine) -> nouns.Hardware:
+    """The machine with what its system's file says of links put before what its family says."""
+    given = files.system.fields.tiers if files.system else ()
+    tiers = tuple(
+        replace(
+            tier,
+            efficiency=_value(own.efficiency, tier.efficiency),
+            saturation=_value(own.saturation, tier.saturation),
+        )
+        for tier, own in zip(hardware.tiers, given, strict=False)
+    )
+    return replace(hardware, tiers=tiers)
 
 
 def _chips(files: Machine, chips: float | None) -> tuple[float, tuple[str, ...]]:
@@ -191,12 +224,11 @@ def _fitted(files: Machine) -> tuple[dict[str, float], tuple[str, ...], str]:
     """The fitted constants (chip before family before defaults), what was assumed, and how far they can be trusted."""
     own, family = files.chip.fields.fitted, files.family.fields.fitted if files.family else None
     given = {key: getattr(own, key) or getattr(family, key, None) for key in type(own).model_fields}
-    values = {**_DEFAULTS, "saturation_up": 0.0, "saturation_out": 0.0, "sigma": nouns.NAN}
+    values = {**_DEFAULTS, "sigma": nouns.NAN}
     values |= {key: quantity.value for key, quantity in given.items() if quantity is not None}
     said = _kinds(files.chip, "fitted") + (_kinds(files.family, "fitted") if files.family else ())
     peak = files.chip.fields.peak
-    idle = {"attention_depth"}  # a constant of the model's until a family gives its own
-    idle |= set() if peak.fp8 or peak.mxfp8 or peak.int8 else {"matmul_8"}
+    idle = set() if peak.fp8 or peak.mxfp8 or peak.int8 else {"matmul_8"}
     idle |= set() if peak.nvfp4 else {"matmul_4"}
     lacking = [key for key in _DEFAULTS if given.get(key) is None and key not in idle]
     if lacking:
@@ -209,16 +241,15 @@ def _fitted(files: Machine) -> tuple[dict[str, float], tuple[str, ...], str]:
     return values, said, _FIDELITY[2 if lacking else worst]
 
 
-def _tiers(files: Machine, chips: float, fitted: dict[str, float]) -> tuple[tuple[nouns.Tier, ...], tuple[str, ...]]:
+def _tiers(files: Machine, chips: float) -> tuple[tuple[nouns.Tier, ...], tuple[str, ...]]:
     """The network, nearest first; a last tier without size takes any number of chips."""
     system = files.system
     if system is None:
         return (), ()
     tiers, said = [], _kinds(system, "")
-    for index, tier in enumerate(system.fields.tiers):
+    for tier in system.fields.tiers:
         if tier.bandwidth is None or tier.latency is None:
             break  # one chip alone: the network is not asked for
-        side = "up" if index == 0 or tier.topology.startswith("torus") else "out"
         if tier.usable and tier.usable != tier.size:
             said += (f"{system.name}: {tier.usable:g} of the {tier.size:g} chips of a {tier.name} domain are used",)
         if tier.wrap is False:
@@ -229,8 +260,8 @@ def _tiers(files: Machine, chips: float, fitted: dict[str, float]) -> tuple[tupl
                 size=tier.usable or tier.size or math.inf,
                 bandwidth=tier.bandwidth.value,
                 latency=tier.latency.value,
-                efficiency=_value(tier.efficiency, fitted[f"scale_{side}"]),
-                saturation=_value(tier.saturation, fitted[f"saturation_{side}"]),
+                efficiency=_value(tier.efficiency, 1.0),
+                saturation=_value(tier.saturation, SATURATION),
                 oversubscription=tier.oversubscription,
                 reduction=float(tier.reduction),
                 axes={"switch": 0.0, "torus2d": 2.0, "torus3d": 3.0}[tier.topology],

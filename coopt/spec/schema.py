@@ -81,7 +81,7 @@ def near(word: str, known: typing.Iterable[str], *, otherwise: int = 12) -> str:
     """A hint: the closest known spellings, or the first few there are."""
     names = list(known)
     by_fold = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(str(word).casefold(), by_fold, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(str(word).casefold(), by_fold, n=3, cutoff=0.6 if len(str(word)) > 3 else 0.5)
     if close:
         return "did you mean " + " or ".join(f"`{by_fold[c]}`" for c in close) + "?"
     more = ", ..." if len(names) > otherwise else ""
@@ -123,7 +123,7 @@ def _said(error: Any, schema: Any, data: Any, marks: Marks) -> Problem:
     elif kind == "extra_forbidden":
         parent = inner(at(schema, place[:-1]))
         known = getattr(parent, "model_fields", {})
-        expected, got, hint = "a known field", ascii_safe(str(place[-1]))[:60], near(str(place[-1]), known)
+        expected, got, hint = "a known field", shown(str(place[-1])), near(str(place[-1]), known)
     elif kind == "missing":
         got = "nothing"
     elif kind == "literal_error":

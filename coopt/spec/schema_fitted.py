@@ -48,14 +48,11 @@ class Fitted(Strict):
     matmul_4: Quantity[Efficiency] | None = None
     depth: Quantity[Positive] | None = None
     attention: Quantity[Efficiency] | None = None
-    attention_backward: Quantity[Efficiency] | None = None
     attention_depth: Quantity[Positive] | None = None
     stream: Quantity[Efficiency] | None = None
     kernel: Quantity[Time] | None = None
     scale_up: Quantity[Efficiency] | None = None
     scale_out: Quantity[Efficiency] | None = None
-    saturation_up: Quantity[Bytes] | None = None
-    saturation_out: Quantity[Bytes] | None = None
     sigma: Quantity[Positive] | None = None  # standard deviation of log(measured / predicted)
 
 
@@ -71,6 +68,7 @@ class Practice(Strict):
     """Layout fields that a stack sets when they are left out."""
 
     cp: Count | None = None
+    dropout: Flag | None = None  # of models with plain (ungated) feed-forwards
     ep: Count | None = None
     fsdp: Shards | None = None
     fused_attention: Flag | None = None
@@ -80,6 +78,7 @@ class Practice(Strict):
     pp: Count | None = None
     precision: Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"] | None = None
     recompute: Literal["none", "selective", "full"] | None = None
+    reduce: Count | None = None  # B an element of a reduced gradient
     schedule: Literal["1f1b", "gpipe", "zero-bubble"] | None = None
     sp: SequenceParallel | None = None
     tp: Count | None = None
@@ -92,10 +91,10 @@ class StackFitted(Strict):
     """The few constants of a software stack."""
 
     dispatch: Quantity[Time] | None = None
-    hide_tensor: Quantity[Share] | None = None
-    hide_data: Quantity[Share] | None = None
+    hide: Quantity[Share] | None = None
+    attention: Quantity[Positive] | None = None
+    passes: Quantity[Positive] | None = None
     overhead: Quantity[Share] | None = None
-    passes: Quantity[AtLeastOne] | None = None
     jitter: Quantity[Share] | None = None
     margin: Quantity[AtLeastOne] | None = None
     reserved: Quantity[Bytes] | None = None

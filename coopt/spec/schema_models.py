@@ -113,13 +113,13 @@ Range = tuple[Real | None, Real | None]
 
 
 class Ranges(Strict):
-    """What the law was fitted on: least and largest."""
+    """What the law was fitted on: least and largest; an open end is written `null`, never left out."""
 
-    parameters: Range | None = None
-    tokens: Range | None = None
-    aspect: Range | None = None  # d_model / layers
-    vocabulary: Range | None = None
-    experts: Range | None = None
+    parameters: Range
+    tokens: Range
+    aspect: Range  # d_model / layers
+    vocabulary: Range
+    experts: Range | None = None  # a sparse law's
     source: Text | None = None
     notes: Notes | None = None
 
@@ -144,3 +144,13 @@ class Law(File):
     range: Ranges
     critical_batch: CriticalBatch | None = None
     sparsity: dict[str, Constant] = {}  # noqa: RUF012
+
+    @pydantic.model_validator(mode="after")
+    def _bounded(self) -> Law:
+        if self.form == "sparse" and not (self.sparsity and self.range.experts):
+            raise failure("`sparsity` and `range.experts` of a sparse law", "one without", "add them")
+        for name in ("parameters", "tokens", "aspect", "vocabulary", "experts"):
+            low, high = getattr(self.range, name) or (None, None)
+            if low is not None and high is not None and low > high:
+                raise failure(f"range.{name}, least first", f"[{low:g}, {high:g}]", "")
+        return self

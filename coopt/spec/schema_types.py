@@ -49,7 +49,7 @@ def shown(given: Any) -> str:
     """A given value in a few words."""
     if isinstance(given, (dict, list, tuple)):
         return f"a {'mapping' if isinstance(given, dict) else 'list'} of {len(given)}"
-    return "nothing" if given is None else ascii_safe(str(given))[:60]
+    return "nothing" if given is None else ascii_safe(str(given))[:60] or "an empty text"
 
 
 def ascii_safe(text: str) -> str:

@@ -22,4 +22,5 @@ from coopt.store.saved import Saved as Saved
 from coopt.store.saved import list_runs as list_runs
 from coopt.store.saved import open_run as open_run
 from coopt.store.stop import Stopped as Stopped
+from coopt.store.stop import leave as leave
 from coopt.store.stop import stopping as stopping

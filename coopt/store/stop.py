@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 RESUMABLE, INTERRUPTED = 75, 130
 
 
 class Stopped(BaseException):
-    """SIGTERM (or a hang-up) came: end now; everything finished is kept and the run can be resumed."""
+    """SIGTERM (or a hang-up) came: end now, by `leave(stop.code)`; what is finished is kept, the run can be resumed."""
 
     code = RESUMABLE
 
@@ -73,6 +74,19 @@ def stopping(*, grace: float = 4.0) -> Iterator[Stop]:
         os.close(wakeup)  # the guard sees the end of the pipe
         guard.join()
         os.close(heard)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with what was printed and without taking the interpreter down.
+
+    An exception leaves XLA's threads in the middle of a compilation; they crash the process (SIGSEGV instead of the
+    code) when the libraries under them are torn down. Child processes are the caller's to end first.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe is no reason for another code
+            stream.flush()
+    os._exit(code)
 
 
 def _taken() -> list[signal.Signals]:

@@ -29,10 +29,19 @@ class Design:
 
 
 def design(
-    *, model: str, hardware: str, chips: int | None = None, layout: str = "", seq_len: float | None = None,
-    global_batch: float | None = None, tokens: float | None = None, stack: str | None = None,
-    overrides: Mapping[str, str] | None = None, path: Any = None, name: str = "",
-) -> Design:  # fmt: skip
+    *,
+    model: str,
+    hardware: str,
+    chips: int | None = None,
+    layout: str = "",
+    seq_len: float | None = None,
+    global_batch: float | None = None,
+    tokens: float | None = None,
+    stack: str | None = None,
+    overrides: Mapping[str, str] | None = None,
+    path: Any = None,
+    name: str = "",
+) -> Design:
     """The nouns of one design, with defaults filled in and said; every mistake at once, as Refused."""
     inside = split(overrides or {})
     problems: list[Problem] = []
@@ -46,8 +55,9 @@ def design(
 
     said: tuple[str, ...] = ()
     stack = stack or inside.get("stack", {}).get("name") or "generic"
-    machine = attempt(lambda: load.resolve(hardware, chips=chips, stack=stack, overrides=inside.get("hardware", {}),
-                                           path=path))  # fmt: skip
+    machine = attempt(
+        lambda: load.resolve(hardware, chips=chips, stack=stack, overrides=inside.get("hardware", {}), path=path)
+    )
     shape = attempt(lambda: load.model(model, path=path, **inside.get("model", {})))
     cut = None
     if machine is not None and shape is not None:
@@ -68,9 +78,13 @@ def design(
     work = training(float(seq_len), float(global_batch), float(tokens) if tokens else float("nan"))
     shape = load.padded(shape, float(placed.tp), stack=stack, path=path)
     return Design(
-        name=name or f"{shape.name}@{machine.name}:{machine.chips:g}/{layout}", model=shape, layout=placed,
-        workload=work, hardware=machine, assumed=tuple(dict.fromkeys((*said, *machine.assumed))),
-    )  # fmt: skip
+        name=name or f"{shape.name}@{machine.name}:{machine.chips:g}/{layout}",
+        model=shape,
+        layout=placed,
+        workload=work,
+        hardware=machine,
+        assumed=tuple(dict.fromkeys((*said, *machine.assumed))),
+    )
 
 
 def split(overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -93,8 +107,14 @@ def parse(text: str, **defaults: Any) -> Design:
     """
     found = _DESIGN.fullmatch(text.strip())
     if not found:
-        raise Refused(Problem(field="design", expected="model@hardware:chips/layout", got=text[:80],
-                              hint="write `llama3-70b@dgx-h100:1024/tp=8,pp=4`"))  # fmt: skip
+        raise Refused(
+            Problem(
+                field="design",
+                expected="model@hardware:chips/layout",
+                got=text[:80],
+                hint="write `llama3-70b@dgx-h100:1024/tp=8,pp=4`",
+            )
+        )
     given = {key: value for key, value in found.groupdict().items() if value}
     if "chips" in given:
         given["chips"] = int(given["chips"])

@@ -67,8 +67,14 @@ def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, pat
                 cut, notes = rows.layout(row, habits)
                 if called != name:
                     notes = (f"stack {name} is not described: generic", *notes)
-                one = rows.Design(row=row, model=rows.model(row, habits), layout=cut, workload=rows.workload(row),
-                                  hardware=machine, notes=(*notes, *said))  # fmt: skip
+                one = rows.Design(
+                    row=row,
+                    model=rows.model(row, habits),
+                    layout=cut,
+                    workload=rows.workload(row),
+                    hardware=machine,
+                    notes=(*notes, *said),
+                )
                 found.append((position, one))
                 continue
             except Refused as refusal:
@@ -103,8 +109,11 @@ def predict(file: str, *, out: str, stack: str | None = None, path: Any = None) 
             "note": "; ".join(one.notes),
         }
     for position, reason in skipped.items():
-        told[position] = {"id": table[position].get("id") or str(position + 1), "note": f"not priced: {reason}",
-                          **dict.fromkeys(COLUMNS[1:5])}  # fmt: skip
+        told[position] = {
+            "id": table[position].get("id") or str(position + 1),
+            "note": f"not priced: {reason}",
+            **dict.fromkeys(COLUMNS[1:5]),
+        }
     _write(out, told)
     return {"rows": told, "priced": len(found), "refused": len(skipped), "out": out}
 
@@ -131,8 +140,10 @@ def validate(file: str, *, stack: str | None = None, path: Any = None) -> dict[s
         reasons[reason] = reasons.get(reason, 0) + 1
     kept = [one.row for (_, one), ok in zip(found, known, strict=True) if ok]
     return scored(kept, times[known], measured[known]) | {
-        "rows": len(table), "skipped": dict(sorted(reasons.items(), key=lambda pair: -pair[1])), "file": file,
-    }  # fmt: skip
+        "rows": len(table),
+        "skipped": dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
+        "file": file,
+    }
 
 
 def scored(kept: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
@@ -152,11 +163,18 @@ def scored(kept: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: n
         "by_cell": score.by(score.cell, kept, predicted, measured),
         "by_slice": {name: score.errors(predicted[at], measured[at], weight[at]) for name, at in slices.items()},
         "ranking": score.ranking(kept, predicted, measured),
-        "vtrain": {**score.errors(predicted[single], measured[single], weight[single]),
-                   **score.ranking([kept[i] for i in single], predicted[single], measured[single])},
+        "vtrain": {
+            **score.errors(predicted[single], measured[single], weight[single]),
+            **score.ranking([kept[i] for i in single], predicted[single], measured[single]),
+        },
         "ratios": score.ratios(kept, predicted, measured),
         "points": [
-            {"id": row.get("id", ""), "hardware": row["chip"], "predicted_step_time": float(p), "measured_step_time": float(m)}
+            {
+                "id": row.get("id", ""),
+                "hardware": row["chip"],
+                "predicted_step_time": float(p),
+                "measured_step_time": float(m),
+            }
             for row, p, m in zip(kept, predicted, measured, strict=True)
         ],
-    }  # fmt: skip
+    }

@@ -14,10 +14,17 @@ def explain(options: Any) -> dict[str, Any]:
     from coopt.study.evidence import card
 
     one = design(
-        model=options.model, hardware=options.hardware, chips=options.chips, layout=options.layout or "",
-        seq_len=options.seq_len, global_batch=options.global_batch, tokens=options.tokens, stack=options.stack,
-        overrides=options.overrides, path=options.profile_path,
-    )  # fmt: skip
+        model=options.model,
+        hardware=options.hardware,
+        chips=options.chips,
+        layout=options.layout or "",
+        seq_len=options.seq_len,
+        global_batch=options.global_batch,
+        tokens=options.tokens,
+        stack=options.stack,
+        overrides=options.overrides,
+        path=options.profile_path,
+    )
     told = priced(one.model, one.layout, one.workload, one.hardware)
     phase = one.workload.train
     told["workload"] = {"kind": "train", "seq_len": int(phase.seq_len), "global_batch": int(phase.batch)}
@@ -32,3 +39,35 @@ def predict(options: Any) -> dict[str, Any]:
 def validate(options: Any) -> dict[str, Any]:
     """Scores the predictions of a table."""
     return tables.validate(options.rows, stack=options.stack, path=options.profile_path)
+
+
+def compare(options: Any) -> dict[str, Any]:
+    """Which of several designs is better, by how much, how sure, and why."""
+    from coopt.study.compared import compare as compared
+    from coopt.study.designs import parse
+    from coopt.study.plans import design_of
+
+    defaults = {
+        "model": options.model,
+        "chips": options.chips,
+        "layout": options.layout,
+        "seq_len": options.seq_len,
+        "global_batch": options.global_batch,
+        "tokens": options.tokens,
+        "stack": options.stack,
+        "path": options.profile_path,
+    }
+    designs = []
+    for text in options.designs:
+        known = {**defaults, **({} if not designs else _same_work(designs[0], options))}
+        designs.append(design_of(text, runs=options.runs, **known) if "#" in text else parse(text, **known))
+    return compared(designs)
+
+
+def _same_work(first: Any, options: Any) -> dict[str, Any]:
+    """The first design's batch and sequence for the others, unless they were given: both do the same work."""
+    phase = first.workload.train
+    return {
+        "seq_len": options.seq_len or float(phase.seq_len),
+        "global_batch": options.global_batch or float(phase.batch),
+    }

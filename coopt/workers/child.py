@@ -28,7 +28,9 @@ def resolve(path: str) -> Callable:
         for part in name.split("."):
             value = getattr(value, part)
     except (ImportError, AttributeError) as error:
-        raise Refused(Problem(field="callable", expected="a function that can be imported", got=f"{path} ({error})"))
+        raise Refused(
+            Problem(field="callable", expected="a function that can be imported", got=f"{path} ({error})")
+        ) from error
     if not callable(value):
         raise Refused(Problem(field="callable", expected="a function", got=f"{path} is a {type(value).__name__}"))
     return value
@@ -96,7 +98,7 @@ def _remember() -> tuple:
 
 
 def _restore(before: tuple) -> bool:
-    """Puts back what a job may have changed; False where that is impossible, and this process must not be used again."""
+    """Puts back what a job may have changed; False where that cannot be, and this process must serve no other job."""
     environment, folder, state, configuration = before
     os.environ.clear()
     os.environ.update(environment)

@@ -17,8 +17,8 @@ class Damaged(Exception):
 def encode(message: dict) -> bytes:
     """One frame: four bytes of length, then JSON in UTF-8.
 
-    >>> encode({"phase": "compile"})
-    b'\\x00\\x00\\x00\\x14{"phase": "compile"}'
+    >>> encode({"phase": "compile"})[4:]
+    b'{"phase": "compile"}'
     """
     body = json.dumps(message, allow_nan=True).encode()
     if len(body) > LARGEST:
@@ -57,7 +57,7 @@ def send(channel: socket.socket, message: dict, *, descriptors: tuple[int, ...] 
 
 
 def receive(channel: socket.socket, *, descriptors: int = 0) -> tuple[dict | None, list[int]]:
-    """Waits for one frame; `(None, [])` when the other side is gone. Up to `descriptors` file descriptors come along."""
+    """Waits for one frame and up to so many file descriptors beside it; `(None, [])` when the other side is gone."""
     buffer = bytearray()
     received: list[int] = []
     while True:

@@ -92,12 +92,7 @@ class ProcessExecutor:
     def close(self) -> None:
         """Ends the server and every child."""
         with self._lock:
-            for worker in self._idle:
-                worker.close()
-            self._idle.clear()
-            if self._requests is not None:
-                self._requests.close()  # the server's sign to kill all and leave
-                self._requests = None
+            self._forget()
             if self._server is not None:
                 try:
                     self._server.wait(REAP_LIMIT)
@@ -105,6 +100,15 @@ class ProcessExecutor:
                     self._server.kill()
                     self._server.wait()
                 self._server = None
+
+    def _forget(self) -> None:
+        """Closes all connections to the server: its sign, if it lives, to kill its children and leave."""
+        for worker in self._idle:
+            worker.close()
+        self._idle.clear()
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
 
     def _run(self, job: dict, deadline_s: float, held: tuple[int, ...]) -> Outcome:
         worker = self._worker()
@@ -154,6 +158,7 @@ class ProcessExecutor:
         return _Worker(channel=channel, end=end, stderr=stderr, pid=message["pid"])
 
     def _start(self) -> None:
+        self._forget()
         ours, theirs = socket.socketpair()
         # The parent-death signal follows the *thread* that starts the server, so it is only asked for on the main
         # thread; the closing of the socket ends the server in every case.

@@ -24,8 +24,11 @@ def browser() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         pytest.fail(f"no browser found (looked for {', '.join(names)}): install one, with `apt-get install chromium`")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[test]' brings playwright")
-    with playwright.sync_playwright() as driver:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.fail("playwright drives the browser: install it, with `pip install -e '.[test]'`")
+    with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         yield opened
         opened.close()
@@ -63,6 +66,17 @@ def test_it_renders_offline_and_asks_for_nothing(browser: Any, reports: dict[str
     # The style sheet got through its own policy, and nothing is wider than the window.
     assert tab.evaluate("getComputedStyle(document.querySelector('h1')).letterSpacing") != "normal"
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    tab.context.close()
+
+
+def test_the_witness_sees_a_breach(browser: Any, reports: dict[str, Path], tmp_path: Path) -> None:
+    """What these tests listen to does speak: a page that asks for a picture and runs a script is noticed."""
+    broken = tmp_path / "broken.html"
+    live = '<img src="http://x.example/a.png"><script>document.title = "live"</script><p style="color: red">'
+    broken.write_text(reports["plan"].read_text(encoding="utf-8").replace("<main>", f"<main>{live}"), encoding="utf-8")
+    tab, _, complaints = opened(browser, broken)
+    assert sum("Content Security Policy" in complaint for complaint in complaints) >= 3
+    assert tab.title() != "live"
     tab.context.close()
 
 

@@ -106,7 +106,14 @@ DATA_KEYS = ("rejected", "versions", "by_hardware", "by_source", "by_kind", "ski
 
 
 def load(name: str) -> dict[str, Any]:
-    return json.loads((DOCUMENTS / f"{name}.json").read_text(encoding="utf-8"))
+    """A document with the first two entries of every list: every field once, in little time."""
+
+    def thin(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key: thin(value) for key, value in tree.items()}
+        return [thin(value) for value in tree[:2]] if isinstance(tree, list) else tree
+
+    return thin(json.loads((DOCUMENTS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def poisoned(tree: Any, payload: str, under: str = "") -> Any:
@@ -177,7 +184,8 @@ def test_no_payload_in_any_field_is_live_in_the_page(name: str) -> None:
         text.encode("utf-8")
         alive = Alive(text)
         assert alive.found == [], payload
-        assert text.count("<style>") == 1 and "49" not in re.findall(r"7 ?\* ?7|49", "".join(alive.said[:4])), payload
+        assert text.count("<style>") == 1, payload
+        assert "{{" not in payload or payload.split("}}")[0] in "".join(alive.said), payload  # said, not computed
 
 
 @pytest.mark.parametrize("name", ["search", "explain", "compare", "validate", "plan"])

@@ -29,7 +29,7 @@ DRIVER = """
 import hashlib, json, os, sys, time
 from pathlib import Path
 from coopt.problems import Refused
-from coopt.store import Stopped, create, identity, resume, stopping
+from coopt.store import Stopped, create, identity, leave, resume, stopping
 
 def value(n):
     return int(hashlib.sha256(str(n).encode()).hexdigest()[:8], 16) / 2**32
@@ -74,7 +74,7 @@ if __name__ == "__main__":
         with stopping():
             drive(sys.argv[1], int(sys.argv[2]), say=say, **options)
     except (Stopped, KeyboardInterrupt) as stop:
-        sys.exit(getattr(stop, "code", 130))
+        leave(getattr(stop, "code", 130))
     except Refused as refusal:
         print(refusal, file=sys.stderr)
         sys.exit(1)
@@ -265,7 +265,9 @@ def test_sigterm_at_random_instants(script, tmp_path, request, stops):
         assert not open_run(tmp_path / "runs" / "study").trials.begun, "what it held was not given back"
     print(f"{come} stops, the slowest took {slowest:.2f} s")
     assert outcome(tmp_path / "runs") == expected and slowest <= 5.0
-    assert len(acknowledged) == len(set(acknowledged)) == trials
+    # What was finished in the very instant of a signal may not have been told; it is not done again.
+    assert len(acknowledged) == len(set(acknowledged)) >= trials - stops
+    assert sum(record["kind"] == "done" for record in _records(tmp_path / "runs" / "study")) == trials
 
 
 STUCK = """
@@ -315,7 +317,7 @@ def test_a_process_that_does_not_listen_is_ended(kind, signals, code, limit):
 COMPILES = """
 import sys, time
 import jax, jax.numpy as jnp
-from coopt.store import Stopped, stopping
+from coopt.store import Stopped, leave, stopping
 def slow(x):
     for n in range(6000):
         x = jnp.sin(x) * (n + 0.5) + jnp.cos(x)
@@ -328,13 +330,13 @@ try:
         print("compiled", flush=True)
         time.sleep(60)
 except Stopped as stop:
-    sys.exit(stop.code)
+    leave(stop.code)
 """
 
 
 @pytest.mark.slow
 def test_sigterm_in_the_first_compilation():
-    """A13: SIGTERM while XLA compiles a graph of 18,000 operations: code 75 within 5 s."""
+    """A13: SIGTERM while XLA compiles a graph of 18,000 operations: 75 within 5 s, no SIGSEGV of a teardown."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(
         [sys.executable, "-c", COMPILES], env=environment, stdout=subprocess.PIPE, text=True

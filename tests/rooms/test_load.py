@@ -14,12 +14,15 @@ import pytest
 
 from coopt.problems import Refused
 from coopt.spec import load, nouns, schema_fitted, schema_hardware, schema_models
+from coopt.spec.constants import FAMILY
 from coopt.spec.find import FOLDERS, entries, find, fold, shipped
 from coopt.spec.profiles import SCHEMAS, check, facts, hardware_table, profile
 from coopt.spec.schema import at, inner
 
 SHIPPED = {kind: entries(kind) for kind in SCHEMAS}
-FILES = [pytest.param(kind, entry.path, id=f"{kind}:{entry.name}") for kind, found in SHIPPED.items() for entry in found]
+FILES = [
+    pytest.param(kind, entry.path, id=f"{kind}:{entry.name}") for kind, found in SHIPPED.items() for entry in found
+]
 
 
 # ------------------------------------------------------------------------------------------------ what ships
@@ -107,7 +110,10 @@ def test_names_and_aliases_find_the_same_file(name):
     assert find("chip", name).stem == "h100-sxm"
 
 
-@pytest.mark.parametrize("name", ["h1000", "../h100-sxm", "/etc/passwd", "h100-sxm/", "", "x" * 300, "h100\0", "[a-z]*"])
+@pytest.mark.parametrize(
+    "name",
+    ["h1000", "../h100-sxm", "/etc/passwd", "h100-sxm/", "", "x" * 300, "x" * 300 + ".yaml", "h100\0", "[a-z]*"],
+)
 def test_unknown_names_are_refused(name):
     """D5: a name is never a way to another folder."""
     with pytest.raises(Refused) as refusal:
@@ -241,7 +247,7 @@ def test_extending_what_is_not_there_is_refused_with_its_line(tmp_path):
 
 
 def test_confidential_values_are_used_and_never_told(tmp_path):
-    secret = "price: {chip: {value: 12345 USD, source: own, kind: measured, confidential: true, basis: a 12345 quote}}\n"
+    secret = "price: {chip: {value: 12345 USD, source: own, kind: measured, confidential: true, basis: 12345 once}}\n"
     secret += "memory: {bandwidth: {value: 3.21 TB/s, source: own, kind: measured, confidential: true}}\n"
     own_chip(tmp_path, secret)
     assert load.resolve("mine", chips=1, path=tmp_path).bandwidth == 3.21e12
@@ -268,11 +274,12 @@ def test_a_machine_is_in_si_and_says_what_it_assumes():
     family = profile("family", "hopper").fields.fitted
     assert machine.matmul[nouns.TYPES.index("bf16")] == family.matmul_16.value
     assert machine.matmul[nouns.TYPES.index("fp8")] == family.matmul_8.value
-    assert machine.tiers[0].efficiency == family.scale_up.value
-    assert machine.tiers[1].efficiency == family.scale_out.value
+    links = profile("system", "dgx-h100").fields.tiers
+    assert machine.tiers[0].efficiency == (links[0].efficiency or family.scale_up).value
+    assert machine.tiers[1].efficiency == (links[1].efficiency or family.scale_out).value
     assert machine.dollars_hour == profile("chip", "h100-sxm").fields.price.hour.value
     assert machine.watts_all_in == profile("system", "dgx-h100").fields.power.it_per_chip.value
-    assert any("dispatch" in said for said in machine.assumed)
+    assert any("tiers.nvlink.latency" in said for said in machine.assumed)
 
 
 def test_a_chip_alone_is_taken_as_part_of_a_system_and_that_is_said():
@@ -283,8 +290,8 @@ def test_a_chip_alone_is_taken_as_part_of_a_system_and_that_is_said():
 
 def test_a_name_of_both_is_the_system():
     both = {e.name for e in SHIPPED["system"]} & {e.name for e in SHIPPED["chip"]}
-    for name in both:
-        assert not any("is a chip" in said for said in load.resolve(name).assumed)
+    assert "tpu-v4" in both
+    assert not any("is a chip" in said for said in load.resolve("tpu-v4").assumed)
 
 
 def test_an_unknown_stack_is_the_generic_one_and_that_is_said():
@@ -349,6 +356,24 @@ def test_every_field_that_pricing_lacks_is_named(tmp_path):
     assert {f"{field} is set to {value}" for field, value in filled.items()} <= set(machine.assumed)
 
 
+def test_what_a_system_says_of_its_links_comes_before_its_family(tmp_path):
+    own = "efficiency: {value: 0.31, source: s, kind: measured}, saturation: {value: 3 MB, source: s, kind: measured}"
+    tiers = (
+        f"tiers: [{{name: rack, size: 8, topology: switch, {LINK}, {own}}}, {{name: net, topology: switch, {LINK}}}]"
+    )
+    own_system(tmp_path, tiers + "\n")
+    near, far = load.resolve("own", chips=16, path=tmp_path).tiers
+    assert (near.efficiency, near.saturation) == (0.31, 3e6)
+    assert far.efficiency == profile("family", "hopper").fields.fitted.scale_out.value
+
+
+def test_what_a_stack_does_not_give_is_said(tmp_path):
+    (tmp_path / "bare.yaml").write_text("kind: stack\nname: bare\ntitle: B\nsources: {s: {title: S, date: 2026}}\n")
+    machine = load.resolve("dgx-h100", stack="bare", path=tmp_path)
+    assert machine.stack == "bare"
+    assert any("no constants of the stack bare" in said and "dispatch" in said for said in machine.assumed)
+
+
 def test_many_chips_need_a_network(tmp_path):
     own_chip(tmp_path)
     assert load.resolve("mine", path=tmp_path).chips == 1.0
@@ -373,15 +398,13 @@ def test_constants_of_the_very_chip_come_before_its_family(tmp_path):
 
 
 def test_fidelity_is_that_of_the_worst_constant(tmp_path):
-    keys = ("matmul_16", "matmul_8", "attention", "attention_backward", "stream", "scale_up", "scale_out")
-    given = [f"{key}: {{value: 0.5, source: own, kind: fitted}}" for key in keys]
-    given += ["depth: {value: 99, source: own, kind: fitted}", "kernel: {value: 3 us, source: own, kind: fitted}"]
-    given += ["attention_depth: {value: 900, source: own, kind: fitted}"]
-    own_chip(tmp_path, f"fitted: {{{', '.join(given)}}}\n")
+    words = {"kernel": "3 us", "depth": "99", "attention_depth": "900"}
+    given = [f"{key}: {{value: {words.get(key, 0.5)}, source: own, kind: fitted}}" for key in FAMILY]
+    own_chip(tmp_path, f"family: nobody\nfitted: {{{', '.join(given)}}}\n")
     assert load.resolve("mine", chips=1, path=tmp_path).fidelity == "interpolated"
-    own_chip(tmp_path, f"fitted: {{{', '.join(given).replace('fitted', 'measured')}}}\n")
+    own_chip(tmp_path, f"family: nobody\nfitted: {{{', '.join(given).replace('fitted', 'measured')}}}\n")
     assert load.resolve("mine", chips=1, path=tmp_path).fidelity == "measured"
-    own_chip(tmp_path, f"fitted: {{{', '.join(given[1:])}}}\n")
+    own_chip(tmp_path, f"family: nobody\nfitted: {{{', '.join(given[1:])}}}\n")
     assert load.resolve("mine", chips=1, path=tmp_path).fidelity == "transferred"
 
 
@@ -456,7 +479,8 @@ def test_a_law_keeps_its_range_and_its_errors(tmp_path):
     (tmp_path / "own.yaml").write_text(
         "kind: law\nname: own\ntitle: Own\nsources: {s: {title: S, date: 2024}}\nsource: s\nform: dense\n"
         "constants: {E: {value: 1.8, error: 0.03}, A: {value: 482}, alpha: {value: 0.35}, B: {value: 2085},"
-        " beta: {value: 0.37}}\nrange: {parameters: [44e6, 16e9], tokens: [1e9, null]}\n"
+        " beta: {value: 0.37}}\nrange: {parameters: [44e6, 16e9], tokens: [1e9, null], aspect: [null, null],"
+        " vocabulary: [1e4, 1e5]}\n"
         "critical_batch: {coefficient: 22.9, exponent: 0.47, source: s}\n"
     )
     law = load.law("own", path=tmp_path)
@@ -482,8 +506,12 @@ def test_a_layout_is_filled_by_the_stack_and_every_field_is_said():
     cut, said = load.layout("tp=8, pp=4", chips=1024)
     assert (cut.tp, cut.pp, cut.cp, cut.dp, cut.fsdp, cut.sp, cut.zero) == (8, 4, 1, 32, 32, 1, 1)
     filled = {sentence.split("=")[0] for sentence in said}
-    assert filled == {"fused_attention", "zero", "recompute", "sp", "fsdp"}
-    cut, said = load.layout({"tp": 1, "zero": 0, "recompute": "full", "fused_attention": 0, "sp": 0}, chips=8)
+    practice = profile("stack", "generic").data["practice"]
+    assert {"fused_attention", "zero", "recompute", "sp", "fsdp"} <= set(practice)
+    assert filled == set(practice) - {"vocab_multiple"}
+    own = dict.fromkeys(set(practice) - {"vocab_multiple", "fsdp", "precision", "schedule", "order"}, 0)
+    own |= {"recompute": "full", "tp": 1, "precision": "bf16", "schedule": "1f1b", "order": "tp-cp-dp-pp"}
+    cut, said = load.layout(own, chips=8)
     assert (cut.dp, cut.fsdp, cut.recompute) == (8.0, 1.0, 2.0) and said == ()
 
 
@@ -523,3 +551,10 @@ def test_the_vocabulary_is_padded_as_the_stack_pads_it():
     model = load.model("gpt3-175b")
     assert load.padded(model, 8, stack="megatron-lm").vocab == 51200.0
     assert load.padded(model, 8, stack="jax").vocab == math.ceil(50257 / 8) * 8
+
+
+def test_a_stack_that_sums_gradients_in_16_bits_says_so():
+    cut, said = load.layout("tp=2", chips=8, stack="megatron-lm")
+    assert cut.precision.reduce == 2.0 and "precision.reduce=2: practice of the stack megatron-lm" in said
+    assert load.padded(load.model("gpt3-175b"), 8, stack="megatron-lm").kinds[0].dropout == 1.0
+    assert load.padded(load.model("llama3-70b"), 8, stack="megatron-lm").kinds[0].dropout == 0.0

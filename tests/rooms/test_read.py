@@ -61,7 +61,8 @@ def test_a_bomb_is_refused_at_once(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "data", [b"a: \xff\n", b"a: \x00\n", b"\xef\xbb\xbfa: 1\n", b"\xff\xfea\x00:\x00", b"\xfe\xff\x00a", b"a: \xed\xa0\x80"]
+    "data",
+    [b"a: \xff\n", b"a: \x00\n", b"\xef\xbb\xbfa: 1\n", b"\xff\xfea\x00:\x00", b"\xfe\xff\x00a", b"a: \xed\xa0\x80"],
 )
 def test_bytes_that_are_no_text_are_refused(tmp_path, data):
     file = tmp_path / "bytes.yaml"

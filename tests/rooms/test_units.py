@@ -16,7 +16,7 @@ from coopt.spec.read import read_text
 # ------------------------------------------------------------------------------------------ pint as the oracle
 
 CASES = {  # dimension: unit -> the same in pint
-    "B": ["B", "kB", "MB", "GB", "TB", "PB", "EB", "KiB", "MiB", "GiB", "TiB", "PiB", "b", "kb", "Mb", "Gb", "Tb", "Gib"],
+    "B": ["B", "kB", "MB", "GB", "TB", "PB", "EB", "KiB", "MiB", "GiB", "TiB", "b", "kb", "Mb", "Gb", "Tb", "Gib"],
     "B/s": ["B/s", "GB/s", "TB/s", "Gb/s", "Tb/s", "GiB/s", "MiB/s", "kB/ms", "GB/min", "TB/h"],
     "s": ["s", "ms", "us", "µs", "ns", "ps", "min", "h", "d", "yr"],
     "FLOP/s": ["FLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s", "TOP/s", "POP/s", "GFLOP/ms"],

@@ -1,0 +1,62 @@
+"""Micro-batches through stages: how long the slowest stage takes, what the others wait, which rows show."""
+
+from __future__ import annotations
+
+from coopt.cost.overlap import Layer, total, waiting
+from coopt.spec.nouns import Hardware, Leaf, Ops
+from coopt.tree import struct
+from coopt.xp import logical_or, maximum, where
+
+# Share of the 1F1B bubble that is left when weight gradients fill it: Qi et al. 2023, arXiv 2401.10241 (ZB-H1).
+ZERO_BUBBLE = 1.0 / 3.0
+
+
+@struct
+class Pipeline:
+    """Seconds of all micro-batches, and how often a row of each scope shows in them."""
+
+    time: Leaf = 0.0  # m slowest + bubble
+    bubble: Leaf = 0.0
+    layers: Leaf = 0.0  # micro-batches x layers of the slowest stage
+    first: Leaf = 0.0  # micro-batches whose embedding shows
+    last: Leaf = 0.0  # micro-batches whose head shows
+    stage: Leaf = 0.0  # micro-batches whose message to the next stage shows
+    waiting: Leaf = 0.0  # s the device waits for the host
+
+
+def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer) -> Pipeline:
+    """M max t_s + (sum t_s - max t_s) / v, with t_s the time of stage s for one micro-batch and v chunks a stage.
+
+    That is 1F1B with unequal stages exactly when one stage is the slowest; interleaving divides the rest by v, and
+    a zero-bubble schedule leaves a third of it.
+    """
+    rows = ops.rows
+    single = ops.stages < 1.5
+    waits, ends = {}, {}
+    for scope in ("first", "last"):
+        device = total(rows, busy, scope, groups=None) + total(rows, busy, scope, groups=("tensor",))
+        waits[scope] = waiting(hardware, rows, scope, device)
+        ends[scope] = device + waits[scope]
+    send = total(rows, busy, "stage", groups=("pipeline",)) * (1.0 - hardware.hide_tensor)
+    first = ops.layers_first * layer.time + ends["first"] + where(single, ends["last"], send)
+    last = ops.layers_last * layer.time + ends["last"] + where(single, ends["first"], send)
+    middle = where(ops.stages > 2.5, ops.layers_middle * layer.time + send, 0.0)
+    slowest = maximum(first, maximum(middle, last))
+    whole = ops.layers * layer.time + ends["first"] + ends["last"] + ops.stages * send
+    keep = where(ops.schedule > 1.5, ZERO_BUBBLE, 1.0)
+    bubble = where(single, 0.0, maximum(whole - slowest, 0.0)) * keep / ops.chunks
+    # Which stage is the slowest decides whose rows show.
+    at_first = logical_or(single, first >= slowest)
+    at_last = logical_or(single, where(at_first, False, last >= slowest))
+    layers = where(at_first, ops.layers_first, where(at_last, ops.layers_last, ops.layers_middle))
+    m = ops.micro_batches
+    on_first, on_last = m * where(at_first, 1.0, 0.0), m * where(at_last, 1.0, 0.0)
+    return Pipeline(
+        time=m * slowest + bubble,
+        bubble=bubble,
+        layers=m * layers,
+        first=on_first,
+        last=on_last,
+        stage=where(single, 0.0, m),
+        waiting=m * layers * layer.dispatch + on_first * waits["first"] + on_last * waits["last"],
+    )
