@@ -47,7 +47,7 @@ def struct(cls: type[T]) -> type[T]:
     [450000000000.0]
     """
     cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
-    fields = dataclasses.fields(cls)
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
     leaves = tuple(f.name for f in fields if "role" not in f.metadata)
     statics = tuple(f.name for f in fields if f.metadata.get("role") == "static")
     labels = tuple(f.name for f in fields if f.metadata.get("role") == "label")

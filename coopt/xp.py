@@ -37,7 +37,7 @@ logical_or = _dispatch("logical_or")
 
 
 def at_least(value, bound):
-    """`maximum`, named for clamping a divisor away from zero: `x / at_least(y, 1.0)`."""
+    """The value, or the bound where that is larger: keeps a divisor away from zero."""
     return maximum(value, bound)
 
 

@@ -39,7 +39,7 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
     # Weight and gradient collectives of the step, behind the backward pass of the last micro-batch.
     data = total(rows, busy, "step", groups=("data",))
     most = maximum(ops.layers_first, maximum(ops.layers_middle, ops.layers_last))
-    shown = shows(data, hardware.hide_data, most * layer.compute * BACKWARD_SHARE)
+    shown = shows(data, hardware.hide_data, most * layer.time * BACKWARD_SHARE)
     optimizer = total(rows, busy, "step", groups=None)
     waits = waiting(hardware, rows, "step", optimizer)
     work = flow.time + shown + optimizer + waits

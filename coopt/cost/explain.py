@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
+import numpy as np
+
 from coopt.cost.estimate import estimate
 from coopt.ops import count
 from coopt.ops.shapes import layers
@@ -195,11 +198,11 @@ def smallest_change(model: Model, layout: Layout, workload: Workload, hardware: 
     single = neighbours(layout, chips)
     double = [(f"{a},{b}", second) for a, first in single for b, second in neighbours(first, chips)]
     for candidates in (single, double):
-        fits = []
-        for text, candidate in candidates:
-            cost = estimate(count(model, candidate, workload), hardware)
-            if int(cost.verdict) == 0 and candidate.tp * candidate.cp * candidate.pp * candidate.dp == chips:
-                fits.append((float(cost.step_time), text))
-        if fits:
-            return min(fits)[1]
+        many = jax.tree.map(lambda *leaves: np.asarray(leaves, float), *(candidate for _, candidate in candidates))
+        cost = estimate(count(model, many, workload), hardware)
+        whole = np.abs(many.tp * many.cp * many.pp * many.dp - chips) < 0.5
+        fits = np.broadcast_to(whole & (np.asarray(cost.verdict) < 0.5), whole.shape)
+        if fits.any():
+            time = np.where(fits, cost.step_time, math.inf)
+            return candidates[int(np.argmin(time))][0]
     return None

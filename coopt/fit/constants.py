@@ -150,10 +150,10 @@ def fold(row: Mapping[str, str], folds: int = 5) -> int:
 
 def held_out(task: Problem, groups: Sequence[object]) -> np.ndarray:
     """Step times of each row under constants fitted without its group."""
-    groups = np.asarray(groups)
-    told = np.empty(len(groups))
-    for group in dict.fromkeys(groups.tolist()):
-        out = groups == group
+    keys = np.asarray(groups)
+    told = np.empty(len(keys))
+    for group in dict.fromkeys(keys.tolist()):
+        out = keys == group
         values, _ = solve(task, rows=~out)
         told[out] = task.step_time(values)[out]
     return told

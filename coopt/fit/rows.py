@@ -211,7 +211,7 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
         dp=dp,
         fsdp=min(shards, dp) if zero > 0 else 1.0,
         ep=ep,
-        vpp=number(row, "vpp", 1.0),
+        vpp=_chunks(row, practice, notes),
         micro_batch=micro_batch,
         sp=sp,
         zero=zero,
@@ -220,6 +220,19 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
         offload=offload,
         precision=replace(PRECISIONS[name], reduce=float(practice.get("reduce", PRECISIONS[name].reduce))),
     ), tuple(notes)
+
+
+def _chunks(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[str]) -> float:
+    """Model chunks a stage: as published, else one layer each where the stack interleaves and everything divides."""
+    vpp, pp, layers = number(row, "vpp"), number(row, "pp"), number(row, "layers")
+    if not math.isnan(vpp):
+        return vpp
+    if pp < 2 or practice.get("vpp") != "layers":
+        return 1.0
+    rounds = number(row, "global_batch") / (number(row, "n_chips") / (number(row, "tp") * number(row, "cp", 1.0)))
+    chunks = layers / pp if layers % pp == 0 and rounds / number(row, "micro_batch", 1.0) % 1 == 0 else 1.0
+    notes.append(f"vpp assumed {chunks:g} (stack's default: one layer a chunk where it divides)")
+    return chunks
 
 
 def stack_trees(trees: Sequence[Any]) -> Any:

@@ -13,7 +13,7 @@ from coopt.spec.constants import FAMILY, STACK
 
 TIMES = ("kernel", "dispatch")
 Z90 = 1.645
-HEAD = {"family": "fitted:  # shares of a peak for large work, and the sizes at which half of it is reached; at most ten",
+HEAD = {"family": "fitted:  # shares of a peak for large work, sizes at which half of it is reached; at most ten",
         "stack": "fitted:  # at most four"}  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def quantity(which: str, value: float, error: float, *, prior: float) -> str:
         high = min(high, 1.0)
     shown = [_shown(which, number) for number in (value, low, high, prior)]
     return (
-        f'  {which}: {{value: {shown[0]}, source: fit, kind: fitted, low: {shown[1]}, high: {shown[2]}, '
+        f"  {which}: {{value: {shown[0]}, source: fit, kind: fitted, low: {shown[1]}, high: {shown[2]}, "
         f'basis: "prior {shown[3]}"}}'
     )
 
@@ -43,14 +43,18 @@ def block(kind: str, whose: str, fitted: Mapping[Name, tuple[float, float, float
     for which in FAMILY if kind == "family" else STACK:
         lines.append(quantity(which, *fitted[kind, whose, which][:2], prior=fitted[kind, whose, which][2]))
     if sigma is not None:
-        lines.append(f"  sigma: {{value: {sigma:.3g}, source: fit, kind: fitted}}  # of log(measured / held-out prediction)")
+        lines.append(
+            f"  sigma: {{value: {sigma:.3g}, source: fit, kind: fitted}}  # of log(measured / held-out prediction)"
+        )
     return "\n".join(lines) + "\n"
 
 
 def write(path: Path, text: str, *, rows: int, date: str) -> None:
     """Replaces the `fitted:` block of a profile, and names the fit among its sources."""
     old = path.read_text()
-    source = f"  fit:\n    title: scripts/fit_published.py over measurements/training.csv, {rows} rows\n    date: {date}\n"
+    source = (
+        f"  fit:\n    title: scripts/fit_published.py over measurements/training.csv, {rows} rows\n    date: {date}\n"
+    )
     old = re.sub(r"  fit:\n(?:    .*\n)+", "", old)
     old = re.sub(r"^sources:\n", "sources:\n" + source, old, count=1, flags=re.M)
     start = re.search(r"^fitted:.*\n(?:  .*\n)*", old, flags=re.M)

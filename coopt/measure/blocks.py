@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -44,7 +46,7 @@ class Layer(nnx.Module):
         constrain: Constrain = unconstrained,
         *,
         selective: bool = False,
-        implementation: str | None = None,
+        implementation: Literal["xla", "cudnn"] | None = None,
     ):
         refuse_unbuilt(model, kind)
         d_model = int(model.d_model)
@@ -106,10 +108,10 @@ class Head(nnx.Module):
         self.norm = Norm(int(model.d_model), formats, kind=FINAL_NORMS[int(model.norms)])
         self.head = None if tied else parameter((int(model.d_model), vocab), formats.weight)
 
-    def __call__(self, x: jax.Array, labels: jax.Array, matrix: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, labels: jax.Array, matrix: Any = None) -> jax.Array:
         """Mean negative log-likelihood (nats a token) of `labels`, (batch, sequence)."""
         f = self.formats
-        weight = self.head[...] if matrix is None else matrix.T
+        weight = self.head[...] if self.head is not None else matrix.T
         logits = jnp.einsum("bsd,dv->bsv", self.norm(x).astype(f.head), weight.astype(f.head), precision=f.precision)
         logits = self.constrain(logits, "batch", "sequence", "vocab")
         logits = logits.astype(jnp.promote_types(f.head, jnp.float32))

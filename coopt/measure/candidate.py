@@ -67,7 +67,9 @@ def build(
     vocab, assumed = _padded(int(model.vocab), int(layout.tp))
     constrain = sharding.constrain_on(mesh, rules)
     module = nnx.eval_shape(
-        lambda: _module(part, model, kind, layout, formats, constrain, vocab, mesh.devices.flat[0].platform)
+        lambda: _module(
+            part, model, model.kinds[layer], layout, formats, constrain, vocab, mesh.devices.flat[0].platform
+        )
     )
     graph, state = nnx.split(module)
     weights = place(state, mesh, rules)

@@ -61,14 +61,14 @@ def estimate(
     steadiest is kept, and stays marked.
     """
     once = _warm(timer, min(3.0, budget_s / 3.0), now)
-    best = None
+    best = Timing()
     for _ in range(max(1, attempts)):
         if once >= DIRECT * floor:
             result = _direct(timer, budget_s, floor, now)
         else:
             repetitions = min(1000, max(1, math.ceil(2.0 * DIRECT * floor / once)))
             result = _slope(timer, repetitions, budget_s, floor, now)
-        if best is None or result.spread < best.spread:
+        if not best.samples or result.spread < best.spread:
             best = result
         if "unstable" not in best.flags:
             break
@@ -118,7 +118,9 @@ def _more(taken: int, spent: float, budget_s: float) -> bool:
     return taken < LEAST or spent < budget_s
 
 
-def _timing(samples: Sequence[float], grown: float, *, floor: float, repetitions: int, estimator: str) -> Timing:
+def _timing(
+    samples: Sequence[float] | np.ndarray, grown: float, *, floor: float, repetitions: int, estimator: str
+) -> Timing:
     low, high, coverage = median_interval(samples)
     middle = float(np.median(samples))
     noise, trend = spread(samples), drift(samples)

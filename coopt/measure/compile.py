@@ -48,7 +48,7 @@ def compile_program(
     report("compile")
     program = lowered.compile()
     compiled_at = time.perf_counter()
-    text = program.as_text()
+    text = program.as_text() or ""
     costs = program.cost_analysis() or {}
     costs = costs[0] if isinstance(costs, list) else costs
     return Compiled(

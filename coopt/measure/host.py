@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ def available_memory() -> float:
         return math.nan
 
 
-def _memory(device: jax.Device) -> float:
+def _memory(device: Any) -> float:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"])

@@ -146,7 +146,7 @@ def _said(compiled: compile.Compiled) -> dict[str, Any]:
     return said | {"collectives": [dataclasses.asdict(c) for c in compiled.collectives], "memory": compiled.memory}
 
 
-def _room(device: jax.Device, job: dict) -> float:
+def _room(device: Any, job: dict) -> float:
     """Bytes a program may use on an attached device: what the job or the device says; this host's free memory."""
     if job.get("memory"):
         return real(job, "memory", 0.0)

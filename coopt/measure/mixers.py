@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def rotate(x: jax.Array) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def _core(implementation: str | None, window: int, dtype: jnp.dtype) -> Callable[..., jax.Array]:
+def _core(implementation: Literal["xla", "cudnn"] | None, window: int, dtype: jnp.dtype) -> Callable[..., jax.Array]:
     if dtype.itemsize == 8:  # dot_product_attention works in float32 inside: no reference for anything
         return lambda q, k, v: written_out(q, k, v, window=window)
 
@@ -73,7 +74,7 @@ class Attention(nnx.Module):
         *,
         rotary: bool,
         selective: bool,
-        implementation: str | None,
+        implementation: Literal["xla", "cudnn"] | None,
     ):
         heads, kv_heads, size = int(kind.heads), int(kind.kv_heads), int(kind.head_dim)
         self.formats, self.constrain, self.rotary = formats, constrain, rotary

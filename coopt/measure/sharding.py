@@ -141,8 +141,8 @@ def refuse_indivisible(model: Model, kind: LayerKind | None, layout: Layout, seq
     checks = [("seq_len", seq_len, split, "cp * tp with sequence parallelism" if layout.sp else "cp")]
     if kind is not None:
         checks.append(("heads", int(kind.heads), tp, "tp"))
-        width = ("d_expert", int(kind.d_expert)) if kind.feedforward == "moe" else ("d_ff", int(kind.d_ff))
-        checks.append((*width, tp, "tp"))
+        width = "d_expert" if kind.feedforward == "moe" else "d_ff"
+        checks.append((width, int(getattr(kind, width)), tp, "tp"))
         if kind.feedforward == "moe":
             checks.append(("experts", int(kind.experts), int(layout.ep), "ep"))
         if kind.mixer != "mla" and int(kind.kv_heads) % tp and tp % int(kind.kv_heads):

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Numbers = Sequence[float] | np.ndarray
+
 UNSTABLE = 0.05  # relative spread from which a timing is marked (nanobench's limit)
 
 
-def median_interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[float, float, float]:
+def median_interval(samples: Numbers, *, level: float = 0.95) -> tuple[float, float, float]:
     """The distribution-free confidence interval of the median, from order statistics.
 
     For X(d) <= median <= X(n-d+1) the coverage is 1 - 2 P(Binomial(n, 1/2) < d). Coverage moves in steps, so the two
@@ -41,7 +43,7 @@ def median_interval(samples: Sequence[float], *, level: float = 0.95) -> tuple[f
     return float(low), float(high), level
 
 
-def spread(samples: Sequence[float]) -> float:
+def spread(samples: Numbers) -> float:
     """Median absolute deviation from the median, relative to it ("err%").
 
     >>> spread([9.0, 10.0, 11.0])
@@ -54,7 +56,7 @@ def spread(samples: Sequence[float]) -> float:
     return float(np.median(np.abs(x - middle)) / middle) if middle > 0 else math.nan
 
 
-def drift(samples: Sequence[float]) -> float:
+def drift(samples: Numbers) -> float:
     """Median of the last third of the samples over that of the first, less one: throttling and warming show here.
 
     >>> drift([1.0, 1.0, 1.0, 1.1, 1.2, 1.2])
@@ -66,7 +68,7 @@ def drift(samples: Sequence[float]) -> float:
     return round(last / first - 1.0, 12) if first > 0 else math.nan
 
 
-def slopes(short: Sequence[float], long: Sequence[float], *, repetitions: tuple[int, int]) -> np.ndarray:
+def slopes(short: Numbers, long: Numbers, *, repetitions: tuple[int, int]) -> np.ndarray:
     """Seconds a repetition from pairs of timings of `repetitions = (k1, k2)`: a fixed cost a timing cancels.
 
     >>> slopes([1.5], [2.5], repetitions=(1, 2))
@@ -76,7 +78,7 @@ def slopes(short: Sequence[float], long: Sequence[float], *, repetitions: tuple[
     return (np.asarray(long, dtype=float) - np.asarray(short, dtype=float)) / (k2 - k1)
 
 
-def scaling(short: Sequence[float], long: Sequence[float], *, repetitions: tuple[int, int]) -> float:
+def scaling(short: Numbers, long: Numbers, *, repetitions: tuple[int, int]) -> float:
     """How time grew between two repetition counts, over how the counts grew; 1 is work that is really repeated.
 
     About 0.5 for a doubled count says that a loop was hoisted, or that what was timed is dispatch.
@@ -88,7 +90,7 @@ def scaling(short: Sequence[float], long: Sequence[float], *, repetitions: tuple
     return float(np.median(long) / np.median(short)) / (k2 / k1)
 
 
-def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
+def kendall_tau(x: Numbers, y: Numbers) -> float:
     """Kendall's rank correlation tau-b, ties counted; NaN when one side is constant.
 
     >>> kendall_tau([1, 2, 3, 4], [1, 3, 2, 4])
@@ -102,7 +104,7 @@ def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.sum(da * db)) / weight if weight else math.nan
 
 
-def noise_ceiling(times: Sequence[float], errors: Sequence[float], *, draws: int = 500, seed: int = 0) -> float:
+def noise_ceiling(times: Numbers, errors: Numbers, *, draws: int = 500, seed: int = 0) -> float:
     """The Kendall tau that a perfect model would reach against these times, measured with these standard errors.
 
     The mean over `draws` of tau(times, times + errors * normal). A tau without its ceiling says nothing: candidates
@@ -116,7 +118,7 @@ def noise_ceiling(times: Sequence[float], errors: Sequence[float], *, draws: int
     return float(np.mean([kendall_tau(truth, truth + error * row) for row in noise]))
 
 
-def different(a: Sequence[float], b: Sequence[float], *, alpha: float = 0.05) -> bool:
+def different(a: Numbers, b: Numbers, *, alpha: float = 0.05) -> bool:
     """Whether two interleaved series of timings have different medians, by the Mann-Whitney test with ties.
 
     A "no" is a tie, never a winner. Normal approximation: eight samples a side or more.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+
 from coopt.ops import ends, parallel
 from coopt.ops.attention import attention
 from coopt.ops.cut import Cut, cut
@@ -31,6 +33,8 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
     (8.0, '5.956e+14')
     """
     check_kinds(model)
+    # whole numbers become floats before the first product: an int32 product wraps in silence
+    model, layout, workload = jax.tree.map(lambda leaf: leaf * 1.0, (model, layout, workload))
     phase = _training_phase(workload)
     sizes = cut(model, layout, phase)
     split = stages(model, layout)

@@ -47,14 +47,19 @@ def _mlp(
     tokens: Leaf,
     batch: Leaf = 1.0,
     count: Leaf = 1.0,
+    launches: Leaf = 1.0,
 ) -> Rows:
     """Up (and gate), activation, down; `batch` equal products side by side are the experts of one chip."""
     d, linear, byte = model.d_model, layout.precision.linear, layout.precision.activation
     up = (1.0 + kind.gated) * width
-    rows = matmul(f"{name}up", cut, layout, m=tokens, n=up, k=d, type=linear, batch=batch, count=count)
+    rows = matmul(
+        f"{name}up", cut, layout, m=tokens, n=up, k=d, type=linear, batch=batch, count=count, launches=launches
+    )
     into, out = byte * tokens * up * batch, byte * tokens * width * batch
     rows += elementwise(f"{name}act", cut, read=into, written=out, back_read=into + out, back_written=into, count=count)
-    rows += matmul(f"{name}down", cut, layout, m=tokens, n=d, k=width, type=linear, batch=batch, count=count)
+    rows += matmul(
+        f"{name}down", cut, layout, m=tokens, n=d, k=width, type=linear, batch=batch, count=count, launches=launches
+    )
     return rows
 
 
@@ -103,6 +108,7 @@ def _experts(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut)
         width=kind.d_expert / cut.expert_tensor,
         tokens=routed / local,
         batch=local,
+        launches=local,
     )
     rows += elementwise(
         f"{name}unpermute",

@@ -98,8 +98,11 @@ def expert(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -
 
 
 def pipeline(model: Model, layout: Layout, cut: Cut) -> Rows:
-    """Activations to the next stage and gradients back, once a micro-batch and model chunk."""
-    sent = layout.precision.wire * cut.tokens * model.d_model / cut.split
+    """Activations to the next stage and gradients back, once a micro-batch and model chunk.
+
+    Each of the tp chips sends its share alone and gathers inside its domain: Narayanan et al. 2021, section 4.1.
+    """
+    sent = layout.precision.wire * cut.tokens * model.d_model / layout.tp
     count = where(layout.pp > 1.5, layout.vpp, 0.0)
     return tuple(
         wire(

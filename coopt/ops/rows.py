@@ -22,6 +22,7 @@ def matmul(
     count: Leaf = 1.0,
     scope: str = "layer",
     again: Leaf | None = None,
+    launches: Leaf = 1.0,
     weights: bool = True,
 ) -> Rows:
     """A product y(m, n) = x(m, k) w(k, n): one forward, two backward (gradients of both operands).
@@ -37,8 +38,8 @@ def matmul(
     def product(part: str, phase: str, count: Leaf, sizes: tuple[Leaf, Leaf, Leaf], read: Leaf, written: Leaf) -> Row:
         a, b, c = sizes
         return Row(
-            name=f"{name}{part}", kind="matmul", phase=phase, scope=scope, count=count, launches=1.0, m=a, n=b, k=c,
-            batch=batch, type=type, flops=2.0 * m * n * k * batch, read=read * batch, written=written * batch,
+            name=f"{name}{part}", kind="matmul", phase=phase, scope=scope, count=count, launches=launches, m=a, n=b,
+            k=c, batch=batch, type=type, flops=2.0 * m * n * k * batch, read=read * batch, written=written * batch,
         )  # fmt: skip
 
     read = operand * (m * k + k * n)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import FEEDFORWARDS, MIXERS, LayerKind, Leaf, Model
 from coopt.xp import maximum, minimum
@@ -111,6 +113,7 @@ def parameters(model: Model) -> Leaf:
     >>> f"{parameters(Model(d_model=8192., vocab=128256., kinds=(llama,))):,.0f}"
     '70,553,706,496'
     """
+    model = jax.tree.map(lambda leaf: leaf * 1.0, model)  # whole numbers wrap in silence
     total = embedding(model) + (1.0 - model.tied) * model.vocab * model.d_model + model.norms * model.d_model
     for kind in model.kinds:
         routed = kind.experts * expert_weights(kind, model.d_model) if kind.feedforward == "moe" else 0.0

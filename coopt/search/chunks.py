@@ -24,10 +24,12 @@ from coopt.search.terms import Tape
 from coopt.spec.nouns import VERDICTS
 from coopt.xp import where
 
-TILE = 1024  # choices of the long axis in a tile
+TILE = 1024  # choices of the long axis in a tile, at most
 INNER = 2**19  # candidates inside one choice of it, at most
 NARROW = 8  # choices of it in a chunk, at least: vectors of the machine stay full
-EAGER = 64  # extent below which NumPy computes a term at once
+EAGER = 64  # extent up to which NumPy computes a term at once,
+SHARE = 64  # or this part of all that lies inside a choice of the long axis
+TERM = 2**17  # elements of such a term in a tile: many of them live at a time
 TILES = 256  # more tiles than this, of narrow ones, and everything is compiled
 
 
@@ -40,6 +42,7 @@ class Plan:
     length: int
     order: tuple[int, ...]
     eager: int
+    tile: int
 
     @property
     def inner(self) -> int:
@@ -70,16 +73,19 @@ def plan(task: Task, *, target: int) -> Plan:
     cut = max(fitting, key=lambda position: (len(axes[position]), -position))
     lead = max(task.lead, cut + 1)
     order = (*range(lead, len(axes)), *range(cut + 1, lead), cut)
-    length = max(min(target // inside[cut], TILE), NARROW)
-    tiles = math.prod(len(one) for one in axes[:cut]) * -(-len(axes[cut]) // TILE)
-    eager = -1 if tiles > TILES and inside[cut] < EAGER else EAGER
+    eager = max(EAGER, inside[cut] // SHARE)
+    tile = max(min(TILE, TERM // eager), NARROW)
+    length = max(min(target // inside[cut], tile), NARROW)
+    tiles = math.prod(len(one) for one in axes[:cut]) * -(-len(axes[cut]) // tile)
+    if tiles > TILES and inside[cut] < EAGER:
+        eager = -1
     return Plan(task=dataclasses.replace(task, lead=lead, block=math.prod(len(one) for one in axes[lead:])), cut=cut,
-                length=min(length, _padded(len(axes[cut]))), order=order, eager=eager)  # fmt: skip
+                length=min(length, _padded(len(axes[cut]))), order=order, eager=eager, tile=tile)  # fmt: skip
 
 
 def chunks(plan: Plan) -> Iterator[Chunk]:
     """All chunks, tile by tile; the last of a tile overlaps the one before, so that all have one length."""
-    for slab in walk(plan.task.space, plan.cut, TILE):
+    for slab in walk(plan.task.space, plan.cut, plan.tile):
         recorded = _tile(plan, slab)
         columns = slab.high - slab.low
         for low in range(0, columns, plan.length):

@@ -16,7 +16,7 @@ OBJECTIVES = ("step_time", "joules", "dollars", "memory", "mfu", "tokens_per_sec
 
 
 def elasticities(ops: Ops, hardware: Hardware, *, objective: str = "step_time") -> Hardware:
-    """d log(objective) / d log(x) for every leaf x of `hardware`, as a `Hardware` of elasticities.
+    """Elasticities: d log(objective) / d log(x) for every leaf x of `hardware`, as a `Hardware`.
 
     -0.4 at `bandwidth`: one percent more memory bandwidth takes 0.4 percent off. For `step_time` the elasticities of
     all rates less those of all times and latencies add to -1 (Euler's identity). Leaves that are 0 or not known, and

@@ -17,7 +17,7 @@ from coopt.search.price import Expression
 from coopt.search.space import Candidate, Space, all_digits, blocks, flat
 
 ROUNDING = 1e-12  # relative: how far a compiled float64 objective may lie from NumPy's
-BATCH = 2048  # blocks priced at once
+BATCH = 4096  # blocks priced at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

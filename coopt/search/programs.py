@@ -45,15 +45,20 @@ def record(tape: Tape, results: Sequence) -> Recorded:
     stage = {}
     for i in needed:  # an operand is never larger than its result, so a stage never needs a later one
         stage[i] = 0 if extents[i] <= GROWTH * largest else 1
-    across = tuple(_spec(i, one) for i, one in enumerate(tape.inputs) if one.ndim and one.shape[-1] > 1)
-    along = tuple(_spec(i, one) for i, one in enumerate(tape.inputs) if not one.ndim or one.shape[-1] == 1)
+    # What is recorded but not asked for (rows that only an explanation reads) costs nothing.
+    used = {p[1] for i in needed for p in tape.nodes[i][1] if _is(p, "input")} | {
+        i for kind, i in places if kind == "input"
+    }
+    varied = {i for i in used if tape.inputs[i].ndim and tape.inputs[i].shape[-1] > 1}
+    across = tuple(_spec(i, tape.inputs[i]) for i in sorted(varied))
+    along = tuple(_spec(i, tape.inputs[i]) for i in sorted(used - varied))
     programs, made = [], []
     for number in (0, 1):
         mine = [i for i in needed if stage[i] == number]
         if not mine and number == 0:
             continue
         later = [p for i in needed if stage[i] > number for p in tape.nodes[i][1]]
-        gives = places if number == 1 else sorted({p for p in later if _is_node(p) and p[1] in set(mine)})
+        gives = places if number == 1 else sorted({p for p in later if _is(p, "node") and p[1] in set(mine)})
         programs.append(
             Program(
                 nodes=tuple((i, *tape.nodes[i][:2]) for i in mine),
@@ -103,15 +108,15 @@ def _unpack(table: jax.Array, inputs: Sequence, last: tuple[int, ...]) -> dict[t
 
 
 def _needed(tape: Tape, places: Sequence) -> list[int]:
-    wanted = {p[1] for p in places if _is_node(p)}
+    wanted = {p[1] for p in places if _is(p, "node")}
     for i in range(len(tape.nodes) - 1, -1, -1):
         if i in wanted:
-            wanted |= {p[1] for p in tape.nodes[i][1] if _is_node(p)}
+            wanted |= {p[1] for p in tape.nodes[i][1] if _is(p, "node")}
     return sorted(wanted)
 
 
-def _is_node(place) -> bool:
-    return isinstance(place, tuple) and place[0] == "node"
+def _is(place, kind: str) -> bool:
+    return isinstance(place, tuple) and place[0] == kind
 
 
 def _spec(i: int, value: np.ndarray) -> tuple[int, tuple[int, ...], bool]:

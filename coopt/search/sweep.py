@@ -26,7 +26,7 @@ from coopt.tree import replace
 
 CHUNK = 2**19  # candidates a call: its working set stays near the caches
 BLOCK = 16  # candidates a lower bound covers
-OPEN = 4096  # open blocks at which the front is brought up to date
+OPEN = 16384  # open blocks at which the front is brought up to date
 FRONT = ("step_time", "dollars_per_token", "joules_per_token", "memory_share", "loss")
 
 
@@ -87,6 +87,7 @@ def sweep(
     space = dataclasses.replace(
         space, base=replace(space.base, **{name: tree for name, tree in attached.items() if tree is not None})
     )
+    space = dataclasses.replace(space, base=jax.tree.map(np.float64, space.base))
     limits = dict(limits or {})
     names = (*objectives, *(name for name in limits if name not in objectives))
     task = exact.Task(

@@ -28,6 +28,7 @@ class Tape:
     nodes: list[tuple[str, tuple, tuple[int, ...]]] = dataclasses.field(default_factory=list)
     shapes: dict[tuple, tuple[tuple[int, ...], int]] = dataclasses.field(default_factory=dict)
     known: dict[tuple, Term] = dataclasses.field(default_factory=dict)
+    numbers: dict[int, tuple[Any, Place]] = dataclasses.field(default_factory=dict)  # by identity, kept alive
 
     def term(self, value: Any) -> Term:
         """A term that has its value."""
@@ -51,14 +52,16 @@ class Tape:
         """
         if isinstance(operand, bool | int):
             return operand
-        if isinstance(operand, Term) and operand.place:
-            return operand.place
-        value = operand.value if isinstance(operand, Term) else operand
-        place = ("input", len(self.inputs))
-        self.inputs.append(np.asarray(value))
         if isinstance(operand, Term):
-            operand.place = place
-        return place
+            operand.place = operand.place or self._input(operand.value)
+            return operand.place
+        if id(operand) not in self.numbers:
+            self.numbers[id(operand)] = operand, self._input(operand)
+        return self.numbers[id(operand)][1]
+
+    def _input(self, value: Any) -> Place:
+        self.inputs.append(np.asarray(value))
+        return "input", len(self.inputs) - 1
 
     def _broadcast(self, key: tuple) -> tuple[tuple[int, ...], int]:
         shape = np.broadcast_shapes(*key)

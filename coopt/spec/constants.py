@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from coopt.spec.nouns import Hardware, Leaf
 from coopt.tree import replace
+from coopt.xp import minimum
 
 FAMILY = (
     "matmul_16",  # share of the dense peak that large matmuls reach, 16 bit and wider
@@ -31,6 +32,7 @@ STACK = (
 # A backward pass of fused attention reaches about four fifths of the forward's share.
 # Dao 2023 (FlashAttention-2), figures 4 to 6: 0.7 to 0.85 on A100 and H100.
 BACKWARD = 0.8
+FASTEST = 0.95  # share of a peak that no kernel passes
 # Bytes of a collective at which half of its bandwidth is reached: all-gather of 16 MiB over 2 and 8 chips, three
 # generations of one vendor's library.
 SATURATION = 2e6
@@ -40,11 +42,11 @@ def applied(hardware: Hardware, family: Mapping[str, Leaf], stack: Mapping[str, 
     """The machine with the constants of its chip family and software stack put in their places.
 
     >>> fitted = dict.fromkeys(FAMILY, 0.5), dict.fromkeys(STACK, 0.9)
-    >>> round(applied(Hardware(), *fitted).attention_backward, 3)
+    >>> round(float(applied(Hardware(), *fitted).attention_backward), 3)
     0.36
     """
     wide, eight, four = family["matmul_16"], family["matmul_8"], family["matmul_4"]
-    attention = family["attention"] * stack["attention"]
+    attention = minimum(family["attention"] * stack["attention"], FASTEST)
     tiers = tuple(
         replace(tier, efficiency=family["scale_up" if position == 0 else "scale_out"])
         for position, tier in enumerate(hardware.tiers)

@@ -52,7 +52,8 @@ def layout(
     chips = chips or (hardware.chips if hardware else 1.0)
     practice, said = _practice(stack or (hardware.stack if hardware else "generic"), path)
     for key, (value, who) in practice.items():
-        if key not in fields and key in _FIELDS and key not in ("sp", "fsdp"):
+        # how many chunks a stack cuts depends on the batch as well: left to the tables of runs, which know it
+        if key not in fields and key in _FIELDS and key not in ("sp", "fsdp", "vpp"):
             fields[key] = _value(key, value)
             said += (f"{key}={_spelled(value)}: {who}",)
     fields, reduced = _reduced(fields, practice)

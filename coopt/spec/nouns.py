@@ -48,7 +48,7 @@ VERDICTS = (
 class Precision:
     """A recipe: a type code for each op class, and bytes an element for what is kept and what is sent."""
 
-    name: str = label("bf16")
+    name: str = label(default="bf16")
     linear: Leaf = 2.0  # type code of the layers' matmuls
     attention: Leaf = 2.0  # type code of the attention products
     head: Leaf = 2.0  # type code of the LM head
@@ -91,8 +91,8 @@ PRECISIONS = {
 class LayerKind:
     """One kind of layer and how many there are: a mixer and a feed-forward."""
 
-    mixer: str = static("full")  # one of MIXERS
-    feedforward: str = static("dense")  # one of FEEDFORWARDS
+    mixer: str = static(default="full")  # one of MIXERS
+    feedforward: str = static(default="dense")  # one of FEEDFORWARDS
     count: Leaf = 0.0
     heads: Leaf = 1.0
     kv_heads: Leaf = 1.0
@@ -118,8 +118,8 @@ class LayerKind:
 class Model:
     """A decoder: embedding, a short table of layer kinds, head."""
 
-    name: str = label("")
-    source: str = label("")
+    name: str = label(default="")
+    source: str = label(default="")
     d_model: Leaf = 0.0
     vocab: Leaf = 0.0
     tied: Leaf = 0.0  # 1: head and input embedding are one matrix
@@ -155,8 +155,8 @@ class Layout:
 class Phase:
     """One kind of work in a workload: train, prefill or decode; `repeat` times a turn, on one pool of chips."""
 
-    kind: str = static("train")
-    pool: str = static("all")
+    kind: str = static(default="train")
+    pool: str = static(default="all")
     seq_len: Leaf = 0.0
     batch: Leaf = 0.0  # sequences a step, over all chips
     context: Leaf = 0.0  # tokens already in the cache (prefill, decode)
@@ -186,7 +186,7 @@ def training(seq_len: Leaf, batch: Leaf, tokens: Leaf = NAN) -> Workload:
 class Tier:
     """One level of the network, seen from one chip."""
 
-    name: str = label("")
+    name: str = label(default="")
     size: Leaf = 1.0  # chips inside one unit of this tier
     bandwidth: Leaf = 0.0  # B/s one way a chip, all its links of this tier
     latency: Leaf = 0.0  # s a step of a collective; starting one costs a few
@@ -201,12 +201,12 @@ class Tier:
 class Hardware:
     """The resolved machine: `resolve(chip, system, chips, stack)`. Every efficiency is a share of a peak."""
 
-    name: str = label("")
-    chip: str = label("")
-    family: str = label("")
-    stack: str = label("generic")
-    fidelity: str = label("transferred")  # measured | interpolated | transferred | compiler | speed-of-light
-    assumed: tuple[str, ...] = label(())  # sentences about what was filled in
+    name: str = label(default="")
+    chip: str = label(default="")
+    family: str = label(default="")
+    stack: str = label(default="generic")
+    fidelity: str = label(default="transferred")  # measured | interpolated | transferred | compiler | speed-of-light
+    assumed: tuple[str, ...] = label(default=())  # sentences about what was filled in
     chips: Leaf = 1.0
     # the chip
     peak: tuple[Leaf, ...] = (0.0,) * len(TYPES)  # FLOP/s dense by type; 0 = not supported
@@ -259,9 +259,9 @@ class Hardware:
 class Law:
     """L(N, D) = E + A N^-alpha + B D^-beta, with what it was fitted on; `sparse` laws add expert terms."""
 
-    name: str = label("")
-    source: str = label("")
-    form: str = static("dense")  # dense | sparse
+    name: str = label(default="")
+    source: str = label(default="")
+    form: str = static(default="dense")  # dense | sparse
     E: Leaf = 0.0
     A: Leaf = 0.0
     alpha: Leaf = 0.0
@@ -281,12 +281,12 @@ class Law:
 class Row:
     """One operation of a step on one chip, as `count` leaves it; `estimate` reads nothing else."""
 
-    name: str = static("")
-    kind: str = static("elementwise")  # one of KINDS
-    phase: str = static("forward")  # one of PHASES
-    scope: str = static("layer")  # layer | stage | first | last | step: where and how often it runs
-    group: str = static("")  # tensor | data | pipeline | expert | context | host: what hides it, whose links
-    collective: str = static("")  # one of COLLECTIVES
+    name: str = static(default="")
+    kind: str = static(default="elementwise")  # one of KINDS
+    phase: str = static(default="forward")  # one of PHASES
+    scope: str = static(default="layer")  # layer | stage | first | last | step: where and how often it runs
+    group: str = static(default="")  # tensor | data | pipeline | expert | context | host: what hides it, whose links
+    collective: str = static(default="")  # one of COLLECTIVES
     count: Leaf = 0.0  # times a micro-batch and layer, a micro-batch (stage, first, last) or a step
     launches: Leaf = 1.0  # kernels each time
     m: Leaf = 0.0
@@ -349,7 +349,7 @@ class Cost:
     joules: Leaf = NAN  # J a step, all chips, IT
     dollars: Leaf = NAN  # USD a step, all chips
     goodput: Leaf = NAN  # share of wall time spent on steps that count
-    names: tuple[str, ...] = static(())
+    names: tuple[str, ...] = static(default=())
     time: tuple[Leaf, ...] = ()
     busy: tuple[Leaf, ...] = ()
     once: tuple[Leaf, ...] = ()  # s of one occurrence
@@ -361,13 +361,13 @@ class Cost:
 class Measurement:
     """What a clock or a compiler said about one block, with its provenance."""
 
-    name: str = label("")
-    device: str = label("")
-    versions: str = label("")
-    digest: str = label("")
-    kind: str = label("none")  # clock | compiler cycles | none
-    outcome: str = label("ok")
-    isolation: str = label("process")
+    name: str = label(default="")
+    device: str = label(default="")
+    versions: str = label(default="")
+    digest: str = label(default="")
+    kind: str = label(default="none")  # clock | compiler cycles | none
+    outcome: str = label(default="ok")
+    isolation: str = label(default="process")
     time: Leaf = NAN  # s, median
     low: Leaf = NAN
     high: Leaf = NAN

@@ -34,6 +34,13 @@ def _sequence_parallel(given: Any) -> str | float | None:
     return given if given == "with-tp" else None if said is None else float(said)
 
 
+def _chunks(given: Any) -> str | float | None:
+    if given == "layers":
+        return given
+    return float(given) if isinstance(given, int) and not isinstance(given, bool) and given >= 1 else None
+
+
+Chunks = Annotated[str | float, Scalar("`layers` or a whole number", "`layers` is one layer a chunk", _chunks)]
 Shards = Annotated[str | float, Scalar("`dp` or a whole number", "write `dp` for all of data parallel", _shards)]
 SequenceParallel = Annotated[
     str | float, Scalar("`with-tp`, 0 or 1", "`with-tp` is 1 where tp > 1", _sequence_parallel)
@@ -83,7 +90,7 @@ class Practice(Strict):
     sp: SequenceParallel | None = None
     tp: Count | None = None
     vocab_multiple: Count | None = None  # times tp
-    vpp: Count | None = None
+    vpp: Chunks | None = None
     zero: Natural | None = None
 
 

@@ -118,15 +118,16 @@ class Journal:
         self._owner = os.getpid()
         self._unseen: list[Record] = []
         self._done: set[str] = set()
-        self._end = 0  # offset behind the last record read or written
-        self._next = 0  # number of the next record
+        # Offset behind the last record read or written, and number of the next: one value, set by one assignment,
+        # since the exception of a signal may come between any two.
+        self._at = (0, 0)
         self._failed = ""
         with named_errors(self.path, wanted=0):
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
         try:
             with self._exclusive():
                 self._catch_up()
-                if self._next == 0:  # cut inside record 0: nothing was ever acknowledged
+                if self._at[1] == 0:  # cut inside record 0: nothing was ever acknowledged
                     self._write(header())
         except BaseException:
             self.close()
@@ -166,7 +167,7 @@ class Journal:
 
     def write(self, kind: str, **fields: Any) -> Record:
         """Writes one record inside `locked`."""
-        return self._write({"seq": self._next, "kind": kind, **fields})
+        return self._write({"seq": self._at[1], "kind": kind, **fields})
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -200,28 +201,26 @@ class Journal:
             raise Busy(Problem(file=str(self.path), got="a journal that was repaired meanwhile", hint="open it again"))
 
     def _catch_up(self) -> None:
+        end, number = self._at
         with named_errors(self.path, wanted=0):
             size = os.fstat(self._fd).st_size
-            data = _read(self._fd, self._end, size)
-        if size < self._end:
-            raise Corrupt(
-                Problem(file=str(self.path), expected=f"at least the {self._end} bytes read before", got=str(size))
-            )
+            data = _read(self._fd, end, size)
+        if size < end:
+            raise Corrupt(Problem(file=str(self.path), expected=f"at least the {end} bytes read before", got=str(size)))
         if not data:
             return
-        found = scan(data, first=self._next)
-        if self._next == 0:
+        found = scan(data, first=number)
+        if number == 0:
             _check_version(self.path, found.records)
         if found.damage:
-            shifted = tuple(dataclasses.replace(bad, byte=bad.byte + self._end) for bad in found.damage)
+            shifted = tuple(dataclasses.replace(bad, byte=bad.byte + end) for bad in found.damage)
             raise Corrupt(*problems(self.path, shifted))
         if found.torn:
-            self._drop_tail(data[found.end :], kept=self._next + len(found.records))
-        for record in found.records:
-            self._note(record)
-            self._unseen.append(record)
-        self._end += found.end
-        self._next += len(found.records)
+            self._drop_tail(data[found.end :], kept=number + len(found.records))
+        self._done.update(id for record in found.records if (id := _done_id(record)))
+        unseen = self._unseen + found.records
+        self._at = (end + found.end, number + len(found.records))
+        self._unseen = unseen
 
     def _drop_tail(self, tail: bytes, *, kept: int) -> None:
         if kept == 0 and not _PART_OF_HEADER.fullmatch(tail):
@@ -235,7 +234,7 @@ class Journal:
         logging.getLogger(__name__).warning("%s: %s", self.path, self.recovered)
 
     def _write(self, record: Record) -> Record:
-        if record["kind"] == "done" and record.get("id") in self._done:
+        if _done_id(record) in self._done:
             raise Repeated(
                 Problem(file=str(self.path), field=str(record["id"]), expected="a trial that is not done", got="done")
             )
@@ -248,9 +247,8 @@ class Journal:
             if isinstance(error, OSError):
                 raise wrote_nothing(self.path, error, wanted=len(line)) from None
             raise
-        self._end += len(line)
-        self._next += 1
-        self._note(record)
+        self._done.add(_done_id(record) or "")
+        self._at = (self._at[0] + len(line), record["seq"] + 1)
         return record
 
     def _sync(self) -> None:
@@ -263,13 +261,15 @@ class Journal:
 
     def _take_back(self) -> None:
         try:
-            os.ftruncate(self._fd, self._end)
+            os.ftruncate(self._fd, self._at[0])
         except OSError as error:
             self._failed = f"a failed write could not be taken back ({os.strerror(error.errno or 0)})"
 
-    def _note(self, record: Record) -> None:
-        if record.get("kind") == "done" and isinstance(record.get("id"), str):
-            self._done.add(record["id"])
+
+def _done_id(record: Record) -> str | None:
+    """The trial that the record says is done."""
+    name = record.get("id") if record.get("kind") == "done" else None
+    return name if isinstance(name, str) else None
 
 
 def _read(fd: int, start: int, end: int) -> bytes:

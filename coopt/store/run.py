@@ -67,7 +67,7 @@ class Run:
         try:
             # An error that is already on its way says more than one met while giving back.
             with contextlib.suppress(*((StoreFailure,) if kind else ())):
-                for trial in sorted(self.trials.held):
+                for trial in sorted(self.trials.held - self.trials.done.keys()):
                     self.release(trial, reason="the process ended")
         finally:
             self.close()
@@ -105,8 +105,8 @@ class Run:
             if reason := self.trials.blame(trial):
                 self._fold("done", id=trial, status="crashed", detail=reason)
                 return False
+            self.trials.held.add(trial)  # first: a signal that comes behind the next line must find it here
             self._fold("started", **{**about, "id": trial, **dataclasses.asdict(this_process())})
-            self.trials.held.add(trial)
             return True
 
     def finish(self, trial: str, status: str, **result: Any) -> bool:
@@ -156,11 +156,12 @@ class Run:
     def _give_back(self, kind: str, trial: str, **why: str) -> bool:
         with self._journal.locked() as news:
             self.trials.fold(news)
-            self.trials.held.discard(trial)
             begun = self.trials.begun.get(trial)
-            if begun is None or owner_of(begun) != this_process():
+            ours = trial in self.trials.held or (begun is not None and owner_of(begun) == this_process())
+            if trial in self.trials.done or not ours:
                 return trial not in self.trials.done
             self._fold(kind, id=trial, **why)
+            self.trials.held.discard(trial)
             reason = self.trials.blame(trial)
             if reason:
                 self._fold("done", id=trial, status="crashed", detail=f"{reason}; the last time: {why.get('detail')}")

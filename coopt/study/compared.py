@@ -59,13 +59,14 @@ def _pair(a: Design, b: Design) -> dict[str, Any]:
         said.append("the designs do different work in a step: `time` is seconds a token")
     sigma = _spread(a, b)
     ratio = _ratios(a, b, *costs)
+    time = _per_token(b, costs[1]) / _per_token(a, costs[0])
     told = {
         "a": a.name,
         "b": b.name,
         "ratio": ratio,
-        "interval": [ratio["time"] * math.exp(-Z90 * sigma), ratio["time"] * math.exp(Z90 * sigma)],
-        "better": a.name if ratio["time"] > 1.0 else b.name,
-        "sure": _normal(abs(math.log(ratio["time"])) / sigma) if sigma > 0 else 1.0,
+        "interval": [time * math.exp(-Z90 * sigma), time * math.exp(Z90 * sigma)],
+        "better": a.name if time > 1.0 else b.name,
+        "sure": _normal(abs(math.log(time)) / sigma) if sigma > 0 else 1.0,
         "by_row": by_row(a, b, *costs),
         "by_rate": by_rate(a, b),
         "flips": flips(a, b),
@@ -90,9 +91,13 @@ def _tokens(one: Design) -> float:
     return float(phase.batch * phase.seq_len)
 
 
+def _per_token(one: Design, cost: Cost) -> float:
+    return float(cost.step_time) / _tokens(one)
+
+
 def _ratios(a: Design, b: Design, cost_a: Cost, cost_b: Cost) -> dict[str, float | None]:
     """Seconds a token, tokens a dollar and tokens a megawatt of IT power, b over a."""
-    per_a, per_b = (float(cost.step_time) / _tokens(one) for one, cost in ((a, cost_a), (b, cost_b)))
+    per_a, per_b = _per_token(a, cost_a), _per_token(b, cost_b)
     dollars = [_tokens(one) / float(cost.dollars) for one, cost in ((a, cost_a), (b, cost_b))]
     watts = [1.0 / per / float(one.hardware.chips * one.hardware.watts_all_in) for one, per in ((a, per_a), (b, per_b))]
     return {

@@ -99,4 +99,5 @@ def _active(one: rows.Design, otherwise: float) -> float:
 
 def _words(row: Mapping[str, str]) -> str:
     """A measured row in a few words: model, chips, precision, source."""
-    return f"{row.get('model', '?')} on {row['n_chips']} x {row['chip']}, {row.get('precision', '?')} ({row.get('source', '')[:48]})"
+    where = f"{row['n_chips']} x {row['chip']}, {row.get('precision', '?')}"
+    return f"{row.get('model', '?')} on {where} ({row.get('source', '')[:48]})"

@@ -63,7 +63,6 @@ def chip(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
     if cpu:  # products of attention are products like others here
         data["fitted"] |= {
             "attention": _seen(0.5, kind="assumed"),
-            "attention_backward": _seen(0.5, kind="assumed"),
             "attention_depth": _seen(CPU_TILE, kind="assumed"),
         }
     reason = "a machine cannot measure this about itself, and it is not guessed"

@@ -12,7 +12,6 @@ from coopt.spec.schema_types import (
     Name,
     Natural,
     Notes,
-    Positive,
     Scalar,
     Strict,
     Text,

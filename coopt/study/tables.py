@@ -118,12 +118,12 @@ def predict(file: str, *, out: str, stack: str | None = None, path: Any = None) 
     return {"rows": told, "priced": len(found), "refused": len(skipped), "out": out}
 
 
-def _write(out: str, told: Sequence[Mapping[str, Any]]) -> None:
+def _write(out: str, told: Sequence[dict[str, Any]]) -> None:
     try:
         with open(out, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, list(COLUMNS))
             writer.writeheader()
-            writer.writerows(told)
+            writer.writerows(told)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise Refused(Problem(file=out, field="out", expected="a file that can be written", got=str(error))) from None
 

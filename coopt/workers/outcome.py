@@ -107,5 +107,9 @@ def of_result(result: dict) -> Outcome:
         return Outcome(
             status="crashed", phase="answer", message=f"the job answered with an unknown outcome: {status!r}"
         )
-    known = {name: float(result[name]) for name in ("wanted", "available") if isinstance(result.get(name), int | float)}
-    return Outcome(status=status, result=result, message=str(result.get("message", "")), **known)
+    wanted, available = (
+        float(value) if isinstance(value := result.get(name), int | float) else math.nan
+        for name in ("wanted", "available")
+    )
+    message = str(result.get("message", ""))
+    return Outcome(status=status, result=result, message=message, wanted=wanted, available=available)

@@ -134,8 +134,9 @@ class ProcessExecutor:
 
     def _worker(self) -> _Worker:
         with self._lock:
-            if self._server is None or self._server.poll() is not None:
-                self._start()
+            requests = self._requests
+            if requests is None or self._server is None or self._server.poll() is not None:
+                requests = self._start()
             while self._idle:
                 worker = self._idle.pop()
                 if kernel.resident(worker.pid) > 0:
@@ -146,7 +147,7 @@ class ProcessExecutor:
             stderr, theirs_stderr = os.pipe()
             try:
                 descriptors = (theirs.fileno(), theirs_end.fileno(), theirs_stderr)
-                frames.send(self._requests, {}, descriptors=descriptors)
+                frames.send(requests, {}, descriptors=descriptors)
             finally:
                 theirs.close()
                 theirs_end.close()
@@ -157,7 +158,7 @@ class ProcessExecutor:
             raise RuntimeError("the fork server ended while it started a child")
         return _Worker(channel=channel, end=end, stderr=stderr, pid=message["pid"])
 
-    def _start(self) -> None:
+    def _start(self) -> socket.socket:
         self._forget()
         ours, theirs = socket.socketpair()
         # The parent-death signal follows the *thread* that starts the server, so it is only asked for on the main
@@ -184,6 +185,7 @@ class ProcessExecutor:
             said = message["failed"] if message else "it ended before it was ready"
             raise RuntimeError(f"the fork server could not start: {said}")
         self._requests = ours
+        return ours
 
 
 def _watch(worker: _Worker, until: float) -> tuple[dict, str, str]:

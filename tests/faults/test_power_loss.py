@@ -117,6 +117,7 @@ def drive(root: Path, said: list[str]) -> None:
                 said.append(trial)
         run.write("profiles/host.yaml", "b: 2\n" * 30)
         said.append("profile")
+        run.note("finished")
 
 
 def lost(root: Path, said: list[str]) -> list[str]:

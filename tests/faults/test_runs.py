@@ -270,6 +270,60 @@ def test_sigterm_at_random_instants(script, tmp_path, request, stops):
     assert sum(record["kind"] == "done" for record in _records(tmp_path / "runs" / "study")) == trials
 
 
+class Signal(BaseException):
+    """What a handler raises."""
+
+
+def interrupt_at(count: int, act) -> bool:
+    """Runs `act`, raising before the `count`-th instruction of the store; False: it has fewer."""
+    left = [count]
+
+    def trace(frame, event, _):
+        if "/coopt/store/" not in frame.f_code.co_filename and "contextlib" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] == 0:
+                sys.settrace(None)
+                raise Signal
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return left[0] <= 0
+
+
+@pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.nightly)])
+def test_a_signal_between_any_two_instructions(tmp_path, monkeypatch, stride):
+    """A13: the exception comes anywhere in a claim or a finish: the journal whole, the trial done or given back."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    points, number = 0, 0
+    while True:
+        number += stride
+        path = tmp_path / f"run-{number}"
+        try:
+            with create(tmp_path, path.name, "a: 1\n") as run:
+                assert run.claim("first") and run.finish("first", "ok")
+                if not interrupt_at(number, lambda run=run: run.claim("x") and run.finish("x", "ok")):
+                    break
+        except Signal:
+            points += 1
+        with resume(path) as run:
+            assert not run.recovered and not run.trials.begun, number
+            assert run.claim("x") != ("x" in run.trials.done) and (run.trials.done.get("x") or run.finish("x", "ok"))
+        saved = open_run(path)
+        assert sorted(saved.trials.done) == ["first", "x"] and not saved.problems and not saved.torn
+        assert [record["kind"] for record in _records(path)].count("done") == 2
+        subprocess.run(["rm", "-r", path], check=True)
+    print(f"{points} points")
+    assert points > 100 * 41 / stride / 2
+
+
 STUCK = """
 import hashlib, signal, sys, time
 from coopt.store import Stopped, stopping

@@ -1,0 +1,242 @@
+"""The answer of a search as one document, and the files of the run that hold it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coopt.cost import explain
+from coopt.cost.explain import MFU_CONVENTION, plain
+from coopt.search.space import Candidate
+from coopt.spec.nouns import Model
+from coopt.store import Run, finite
+from coopt.study import bench, blocks, calibration, host, ranking, screening
+from coopt.study.asked import Question
+from coopt.study.designs import Design
+from coopt.study.emit import as_yaml
+from coopt.study.evidence import card
+from coopt.study.machines import Here
+from coopt.study.screening import Screened
+
+ANSWER = "answer.json"
+FRONT = 60  # points of a Pareto front in a document
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Everything a search has found out."""
+
+    asking: Question
+    run: Run
+    started: str
+    here: Here | None
+    first: Sequence[Screened]
+    final: Sequence[Screened]
+    timed: Sequence[blocks.Timed]
+    calibrated: calibration.Calibrated | None
+    elsewhere: Sequence[Mapping[str, Any]]
+    seconds: Mapping[str, float]
+
+
+def answer(told: Told) -> dict[str, Any]:
+    """The document of a search, as `coopt search --format=json` prints it."""
+    study = told.asking.study
+    timed = {blocks.key(block.job): block for block in told.timed}
+    plans = ranking.ranked(told.final, top=int(study.top), objective=study.objective)
+    seconds = sum(one.result.seconds for one in told.first)
+    evaluated = sum(one.result.evaluated for one in told.first)
+    return {
+        "command": "search",
+        "name": told.run.name,
+        "run": str(told.run.path),
+        "started": told.started,
+        "study": study.title,
+        "objective": study.objective,
+        "bounds": dict(study.limits),
+        "host": host.told(told.here.measured) if told.here else None,
+        "evaluated": evaluated,
+        "feasible": sum(one.result.feasible for one in told.final),
+        "rejected": screening.census(told.final),
+        "seconds": seconds,
+        "candidates_per_second": evaluated / seconds,
+        "workload": {"kind": "train", "seq_len": int(study.workload.seq_len)},
+        "plans": [
+            ranking.document(plan, rank=rank, objective=study.objective, timed=timed)
+            for rank, plan in enumerate(plans, start=1)
+        ],
+        **_front(told),
+        "measured": _measured(told),
+        "calibration": calibration.document(told.calibrated),
+        "elsewhere": list(told.elsewhere),
+        **_best(told, plans[0] if plans else None, timed),
+        "mfu_convention": MFU_CONVENTION,
+        "spent": dict(told.seconds),
+        "versions": bench.toolchain(),
+    }
+
+
+def _front(told: Told) -> dict[str, Any]:
+    """The Pareto front of the machine that the best plan is on, thinned where it is long."""
+    study = told.asking.study
+    one = _winner(told)
+    if one is None:
+        return {"pareto": [], "pareto_axes": [], "pareto_points": 0}
+    points = screening.front(one, most=FRONT)
+    return {
+        "pareto": [
+            ranking.document(plan, rank=rank, objective=study.objective) for rank, plan in enumerate(points, start=1)
+        ],
+        "pareto_axes": list(one.result.objectives),
+        "pareto_points": len(one.result.pareto.indices),
+    }
+
+
+def _winner(told: Told) -> Screened | None:
+    """The sweep that holds the best candidate of all."""
+    filled = [one for one in told.final if len(one.result.top.indices)]
+    return min(filled, key=lambda one: float(one.result.top.values[0, 0]), default=None)
+
+
+def _measured(told: Told) -> list[dict[str, Any]]:
+    """Every block that was sent to a clock, with what was predicted before and after calibration."""
+    if not told.timed:
+        return []
+    before, after = (next(one.hardware for one in side if one.hardware.name.startswith("host-"))
+                     for side in (told.first, told.final))  # fmt: skip
+    rows = []
+    for rank, block in enumerate(told.timed, start=1):
+        phases = block.answer.get("phases", {})
+        both, forward = phases.get("forward_backward", {}), phases.get("forward", {})
+        early, late = blocks.predicted(block.job, before), blocks.predicted(block.job, after)
+        rows.append(
+            {
+                "rank": rank,
+                "name": blocks.name(block.job),
+                "predicted_before": early[1],
+                "predicted_time": late[1],
+                "measured_time": both.get("time"),
+                "low": both.get("low"),
+                "high": both.get("high"),
+                "forward": {"predicted_before": early[0], "predicted_time": late[0],
+                            "measured_time": forward.get("time")},
+                "kind": block.answer.get("kind"),
+                "outcome": block.status,
+                "message": block.message,
+                "spread": both.get("spread"),
+                "compile_s": sum(float(phases.get(p, {}).get("compile_s") or 0) for p in ("forward", "forward_backward")),
+                "seconds": block.seconds,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _best(told: Told, plan: Candidate | None, timed: Mapping[str, blocks.Timed]) -> dict[str, Any]:
+    """What is said of the best plan: its rows, its evidence, and where it sits on an edge."""
+    said = [*told.asking.assumed, *_sentences(told)]
+    if plan is None:
+        return {"explain": None, "boundary_hits": [], "interval": None, "fidelity": None,
+                "stack": told.asking.study.stack, "assumed": said, "nearest": []}  # fmt: skip
+    rows = explain(plan.model, plan.layout, plan.workload, plan.hardware)
+    design = Design(name=plan.model.name, model=plan.model, layout=plan.layout, workload=plan.workload,
+                    hardware=plan.hardware, assumed=plan.hardware.assumed)  # fmt: skip
+    evidence = card(design, rows["step_time"])
+    winner = _winner(told)
+    hits = ranking.boundary_hits(winner, int(winner.result.top.indices[0])) if winner is not None else []
+    return {
+        "explain": rows,
+        "boundary_hits": hits,
+        "interval": evidence["interval"],
+        "fidelity": evidence["fidelity"],
+        "stack": evidence["stack"],
+        "assumed": list(dict.fromkeys((*said, *evidence["assumed"]))),
+        "nearest": [*_own(told, plan, timed), *evidence["nearest"]],
+    }
+
+
+def _own(told: Told, plan: Candidate, timed: Mapping[str, blocks.Timed]) -> list[dict[str, Any]]:
+    """The plan's own block where it was timed: the nearest measurement there can be."""
+    block = timed.get(blocks.key(blocks.of_plan(plan)))
+    if block is None or not block.usable:
+        return []
+    predicted = blocks.predicted(block.job, plan.hardware)[1]
+    what = f"one layer of {plan.model.name}, forward and backward, timed in this run"
+    return [{"id": f"{told.run.name}: {blocks.name(block.job)}", "distance": 0.0, "measured": block.times()[1],
+             "predicted": predicted, "what": what}]  # fmt: skip
+
+
+def _sentences(told: Told) -> list[str]:
+    """What the answer takes for granted beyond the profiles."""
+    study = told.asking.study
+    said = []
+    if study.law is not None:
+        said.append(
+            "batch costs tokens by the critical-batch law in the law's file"
+            if study.batch_penalty == "law"
+            else "a batch of any size costs no tokens: --batch_penalty=none"
+        )
+    if any(block.usable for block in told.timed):
+        said.append(
+            "a measured step is a measured layer, forward and backward, for every layer of the plan; embedding, head "
+            "and optimizer in it are as predicted"
+        )
+    for machine in study.machines:
+        if machine.link is not None:
+            said.append(
+                f"the mesh of {machine.chips:g} is described, not attached: links of {machine.link / 1e9:g} GB/s one "
+                f"way and {(machine.latency or 0) * 1e6:g} us a step are the study's own"
+            )
+    if told.here is not None:
+        said.append("peaks of this host are the fastest products measured, so MFU is a share of those")
+    return said
+
+
+def save(run: Run, document: Mapping[str, Any], timed: Sequence[blocks.Timed], here: Here | None) -> None:
+    """Writes the answer into the run, and says in its journal that it was reached."""
+    told = finite(dict(document))
+    run.write("plans.json", _json({key: told[key] for key in ("objective", "plans", "pareto", "boundary_hits")}))
+    if timed and here is not None:
+        measured = {"host": here.measured, "profile": here.chip, "blocks": [block.document() for block in timed]}
+        run.write("measurements.json", _json(finite(measured)))
+    run.write(ANSWER, _json(told))
+    if not any(note["kind"] == "finished" for note in run.trials.notes):
+        run.note("finished", plans=len(told["plans"]), evaluated=told["evaluated"])
+
+
+def model_file(model: Model, study: str, date: str) -> str:
+    """A searched shape as the file of a model, so that other commands can name it."""
+    kinds = []
+    for kind in model.kinds:
+        fields = {"count": kind.count, "mixer": kind.mixer, "heads": kind.heads, "kv_heads": kind.kv_heads,
+                  "head_dim": kind.head_dim, "feedforward": kind.feedforward, "gated": bool(kind.gated),
+                  "bias": bool(kind.bias), "norms": kind.norms}  # fmt: skip
+        own = ("d_ff",) if kind.feedforward == "dense" else ("experts", "top_k", "d_expert", "shared", "d_shared")
+        fields |= {name: getattr(kind, name) for name in own if getattr(kind, name)}
+        fields |= {"window": kind.window} if kind.window else {}
+        kinds.append({key: value if isinstance(value, str | bool) else float(value) for key, value in fields.items()})
+    norm = "layer" if float(model.norms) > 1.5 else "rms"
+    return as_yaml(
+        {
+            "kind": "model",
+            "name": model.name,
+            "title": f"A shape found by the study {study}",
+            "sources": {"study": {"title": f"the study {study}", "date": date}},
+            "source": "study",
+            "d_model": float(model.d_model),
+            "vocab": float(model.vocab),
+            "tied": bool(model.tied),
+            "positions": float(model.positions),
+            "norm": norm,
+            "final_norm": bool(model.norms),
+            **({"context": float(model.context)} if model.context else {}),
+            "layers": kinds,
+        }
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+
+
+__all__ = ["ANSWER", "Told", "answer", "model_file", "plain", "save"]

@@ -1,0 +1,74 @@
+"""The bench: jobs of `coopt.measure` in child processes, each one a trial of the run where there is a run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from coopt import __version__
+from coopt.store import Run, finite, identity
+from coopt.workers import Executor, Outcome
+
+JOB = "coopt.measure.job:run_job"
+PRELOAD = ("coopt.measure.job",)
+REUSE = 64  # jobs of one child: its imports and its threads are then in place
+DEVICE = "local-device"  # the lease: one process at a time times on this host
+DEADLINE = 180.0  # s for one block, compiling included
+
+
+def toolchain() -> dict[str, str]:
+    """What a timing depends on besides its job and the machine; a new version of any measures anew."""
+    found = {"python": platform.python_version(), "coopt": __version__}
+    for name in ("jax", "jaxlib", "flax", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # installed without metadata
+            found[name] = "unknown"
+    return found
+
+
+def place() -> dict[str, Any]:
+    """The machine a timing was made on, as far as the kernel says: another one measures anew."""
+    from coopt.measure.host import cores, processor
+
+    return {"processor": processor(), "cores": cores(), "system": platform.system()}
+
+
+def trial_of(job: Mapping[str, Any]) -> str:
+    """The name of a trial: its job, the toolchain and the machine, hashed."""
+    return identity(finite(dict(job)), toolchain(), place())
+
+
+def do(run: Run | None, executor: Executor, job: Mapping[str, Any], *, deadline_s: float, **about: Any) -> dict:
+    """What a job came to: `{status, result, message, seconds}`; asked of the journal first, and kept there.
+
+    A trial that is done is never done again; one whose child died is tried a second time and then given up.
+    """
+    if run is None:
+        return _record(executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE))
+    trial = trial_of(job)
+    while trial not in run.trials.done and run.claim(trial, **about):
+        outcome = executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE)
+        if outcome.status == "crashed":
+            run.crashed(trial, detail=f"{outcome.signal} in {outcome.phase}: {outcome.message[:400]}")
+        else:
+            record = finite(_record(outcome))
+            run.finish(trial, record.pop("status"), **record, job=finite(dict(job)), **about)
+    done = run.trials.done.get(trial)
+    if done is None:
+        return {"status": "crashed", "result": None, "message": "another process is at work on it", "seconds": None}
+    return {"status": done["status"], "result": done.get("result"), "seconds": done.get("seconds"),
+            "message": done.get("message") or done.get("detail") or ""}  # fmt: skip
+
+
+def _record(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "status": outcome.status,
+        "result": outcome.result,
+        "message": outcome.message,
+        "seconds": outcome.seconds,
+        "phase": outcome.phase,
+        "isolation": outcome.isolation,
+    }

@@ -1,0 +1,161 @@
+"""Blocks: what of a plan is compiled and timed, what pricing says of it, and what its time says of the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from coopt.cost import estimate
+from coopt.fit.rows import stack_trees
+from coopt.measure.jobs import block_job, layout_of, model_of
+from coopt.ops import count
+from coopt.search.space import Candidate
+from coopt.spec.nouns import Cost, Hardware, Layout, Model, Ops, training
+from coopt.store import finite, identity
+from coopt.tree import replace
+
+BUDGET = 0.15  # s of timing a block asks for; it takes no fewer than three samples whatever that costs
+LATER = ("overhead", "stragglers")  # rows in proportion to all others
+COMPUTE = ("matmul", "attention", "elementwise", "gather")
+
+
+def job(model: Model, layout: Layout, *, seq_len: float, budget_s: float = BUDGET, layer: int = 0) -> dict[str, Any]:
+    """The job that times one layer of a model as one device of a layout runs it.
+
+    What a layer does not depend on, the number of layers and how devices are arranged beyond this one, is left out,
+    so that equal blocks are one job.
+    """
+    kinds = tuple(replace(kind, count=1.0) for kind in model.kinds)
+    alone = replace(layout, dp=1.0, pp=1.0, fsdp=1.0, vpp=1.0, schedule=0.0, order=0.0, zero=0.0, offload=0.0)
+    shape = replace(model, name="", source="", context=0.0, kinds=kinds)
+    return block_job(shape, alone, seq_len=int(seq_len), layer=layer, budget_s=budget_s)
+
+
+def of_plan(plan: Candidate) -> dict[str, Any]:
+    """The block of a plan: a layer of its first kind at its micro-batch."""
+    return job(plan.model, plan.layout, seq_len=plan.workload.train.seq_len)
+
+
+def key(work: Mapping[str, Any]) -> str:
+    """The name of a block: equal jobs have equal keys."""
+    return identity(finite(dict(work)))
+
+
+def alone(plan: Candidate) -> bool:
+    """True where the plan's block is a whole layer, which one device can time."""
+    layout = plan.layout
+    return float(layout.tp * layout.cp * layout.ep) < 1.5
+
+
+def name(work: Mapping[str, Any]) -> str:
+    """A block in a few words."""
+    model, layout = work["model"], work["layout"]
+    kind = model["kinds"][int(work.get("layer", 0))]
+    precision = {0.0: "fp32", 2.0: "bf16", 3.0: "fp16"}.get(layout["precision"]["linear"], "")
+    kept = {0.0: "", 1.0: " selective", 2.0: " full"}[layout["recompute"]]
+    said = f"d{model['d_model']:g} h{kind['heads']:g} s{work['seq_len']} micro_batch={layout['micro_batch']:g}"
+    return f"{said} {precision}" + (f" recompute{kept}" if kept else "")
+
+
+def predicted(work: Mapping[str, Any], hardware: Hardware) -> tuple[float, float]:
+    """Seconds of a block's forward pass, and of forward and backward (with what is recomputed), by pricing."""
+    ((_, ops),) = counted([work])
+    forward, both = passes(ops, hardware)
+    return float(forward[0]), float(both[0])
+
+
+def counted(works: Sequence[Mapping[str, Any]]) -> list[tuple[np.ndarray, Ops]]:
+    """What blocks must do, those of one structure together: their positions, and operations with leaves `(blocks,)`."""
+    groups: dict[Any, list[int]] = {}
+    trees = []
+    for position, work in enumerate(works):
+        model, layout = model_of(work["model"]), layout_of(work["layout"])
+        trees.append((model, layout, training(float(work["seq_len"]), float(layout.micro_batch))))
+        groups.setdefault(jax.tree.structure(trees[-1]), []).append(position)
+    return [(np.array(at), count(*stack_trees([trees[i] for i in at]))) for at in groups.values()]
+
+
+def passes(ops: Ops, hardware: Hardware) -> tuple[Any, Any]:
+    """Seconds of one layer forward, and forward and backward; elementwise in the leaves of both."""
+    cost = estimate(ops, hardware)
+    forward = layer_time(ops, cost, ("forward",))
+    return forward, forward + layer_time(ops, cost, ("recompute", "backward"))
+
+
+def layer_time(ops: Ops, cost: Cost, phases: tuple[str, ...]) -> Any:
+    """Seconds one layer of one micro-batch computes in some phases."""
+    total: Any = 0.0
+    for row, once in zip(ops.rows, cost.once, strict=False):
+        if row.scope == "layer" and row.kind in COMPUTE and row.phase in phases:
+            total = total + row.count * once
+    return total
+
+
+def step_time(plan: Candidate, measured: float) -> float:
+    """Seconds of a plan's step with its layers' computing in proportion to a measured layer.
+
+    T' = T + (measured / predicted - 1) x exposed computing of the layers x (1 + overhead); embedding, head and
+    optimizer stay as predicted.
+    """
+    ops = count(plan.model, plan.layout, plan.workload)
+    cost = estimate(ops, plan.hardware)
+    one = layer_time(ops, cost, ("forward", "recompute", "backward"))
+    exposed = sum(
+        float(time)
+        for row, time in zip(ops.rows, cost.time, strict=False)
+        if row.scope == "layer" and row.kind in COMPUTE
+    )
+    total = float(cost.step_time)
+    later = sum(float(time) for said, time in zip(cost.names, cost.time, strict=True) if said in LATER)
+    return total + (measured / float(one) - 1.0) * exposed * total / (total - later)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """One block that was sent to a clock: its job, and what came back."""
+
+    job: Mapping[str, Any]
+    status: str
+    answer: Mapping[str, Any]  # empty where there is none
+    seconds: float = float("nan")
+    message: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """True where both passes have a time that can be believed."""
+        return self.status in ("ok", "noisy") and all(np.isfinite(time) for time in self.times())
+
+    def times(self) -> tuple[float, float]:
+        """Seconds of the forward pass, and of forward and backward."""
+        phases = self.answer.get("phases", {})
+        said = (phases.get(part, {}).get("time") for part in ("forward", "forward_backward"))
+        forward, both = (float("nan") if time is None else float(time) for time in said)
+        return forward, both
+
+    def document(self) -> dict[str, Any]:
+        """The block as `coopt measure --out` writes it and `coopt calibrate` reads it."""
+        phases = self.answer.get("phases", {})
+        keys = ("time", "low", "high", "spread", "samples", "compile_s", "flops", "bytes")
+        return {
+            "name": name(self.job),
+            "outcome": self.status,
+            "message": self.message,
+            "kind": self.answer.get("kind"),
+            "device": self.answer.get("device"),
+            **{part: {key: phases.get(part, {}).get(key) for key in keys} for part in ("forward", "forward_backward")},
+            "flags": self.answer.get("flags", []),
+            "digest": self.answer.get("digest"),
+            "seconds": self.seconds,
+            "job": dict(self.job),
+        }
+
+
+def of_document(said: Mapping[str, Any]) -> Timed:
+    """The inverse of `Timed.document`."""
+    parts = {part: said.get(part) or {} for part in ("forward", "forward_backward")}
+    answer = {"phases": parts, **{key: said.get(key) for key in ("kind", "device", "flags", "digest")}}
+    return Timed(said["job"], str(said.get("outcome")), answer, float(said.get("seconds") or "nan"))

@@ -1,0 +1,218 @@
+"""The main job: profile the host, screen, compile and time, calibrate, screen again, answer. Every step is resumable.
+
+The journal of the run holds what cannot be had again for nothing: the host's rates and the times of blocks. All the
+rest follows from these and from the study, so that a run that was killed goes on from its last finished trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from coopt import store, workers
+from coopt.problems import Problem, Refused
+from coopt.spec.nouns import Law
+from coopt.store import Run
+from coopt.study import asked, bench, blocks, calibration, elsewhere, machines, screening, spaces
+from coopt.study.answer import Told, answer, save
+from coopt.study.asked import Question
+from coopt.study.emit import as_yaml
+from coopt.study.machines import Here
+from coopt.study.screening import Screened
+from coopt.study.schema import Study
+from coopt.workers import Executor
+
+MORE = 2  # times as many blocks as asked for are tried, where some have no usable time
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(sentence: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def search(options: Any, *, told: Progress = silent) -> dict[str, Any]:
+    """`coopt search`: the document of a study, its run written beside it; `--resume` goes on with the run.
+
+    Raises Refused for a study that cannot be, and for a run of that name that exists, unless it is to be resumed.
+    """
+    asking = asked.question(options)
+    path = Path(options.runs) / asking.study.name
+    if options.resume:
+        with store.resume(path) as run:
+            _same(run, asking)
+            return _drive(run, asking, _Aim.of(options, told))
+    about = {"profile_path": [str(folder) for folder in options.profile_path or ()]}
+    with store.create(Path(options.runs), asking.study.name, as_yaml(asking.data), **about) as run:
+        return _drive(run, asking, _Aim.of(options, told))
+
+
+def resume(options: Any, *, told: Progress = silent) -> dict[str, Any]:
+    """`coopt resume RUN`: goes on with a run by its own study."""
+    path = Path(options.run)
+    if "/" not in options.run and not (path / "journal").is_file():
+        path = Path(options.runs) / options.run
+    with store.resume(path) as run:
+        asking = asked.written(run.study, file=str(path / "study.yaml"))
+        return _drive(run, asking, _Aim.of(options, told, profile_path=_header(run).get("profile_path")))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Aim:
+    """What the caller wants of the driving, beyond the study."""
+
+    told: Progress
+    deadline_s: float
+    path: Any
+
+    @classmethod
+    def of(cls, options: Any, told: Progress, profile_path: Any = None) -> _Aim:
+        """From the options of a command."""
+        return cls(
+            told, options.block_seconds or bench.DEADLINE, options.profile_path or tuple(profile_path or ()) or None
+        )
+
+
+def _header(run: Run) -> dict[str, Any]:
+    return next((record for record in run.trials.notes if record["kind"] == "journal"), {})
+
+
+def _same(run: Run, asking: Question) -> None:
+    """Refuses to go on with a run by another study than its own."""
+    if asked.written(run.study, file=str(run.path / "study.yaml")).study != asking.study:
+        raise Refused(
+            Problem(
+                file=str(run.path / "study.yaml"),
+                field="study",
+                expected="the study that this run was begun with",
+                got="another",
+                hint=f"`coopt resume {run.path}` goes on with it as it is; `--name=OTHER` begins another",
+            )
+        )
+
+
+def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
+    """From a study to its answer; what the journal holds is not done again."""
+    study, spent = asking.study, _Clock()
+    started = str(_header(run).get("started", ""))
+    date = started[:10] or time.strftime("%Y-%m-%d")
+    family = spaces.family(study, path=aim.path)
+    law = spaces.law_of(study, path=aim.path)
+    with bench.opened(machines.wants_host(study)) as executor:
+        with spent("elsewhere"):
+            far = elsewhere.entries(study.elsewhere, path=aim.path, told=aim.told) if study.elsewhere else []
+        here = None
+        if machines.wants_host(study):
+            with spent("host"):
+                aim.told("measuring this host", 0, 1)
+                here = machines.measure_host(run, executor, date=date, deadline_s=aim.deadline_s)
+                aim.told("measuring this host", 1, 1)
+        hardware = _machines(run, study, here, "measured", date, aim)
+        with spent("screen"):
+            first = _screened(study, family, hardware, law, aim, "screening")
+        with spent("measure"):
+            timed = _timed(run, executor, study, first, aim) if study.measure else []
+    with spent("calibrate"):
+        found = _calibrated(first, timed)
+    final = first
+    if found is not None and here is not None:
+        said = f"{found.blocks} blocks timed in the run {run.name}"
+        chip = calibration.profile(here.chip, found, date=date, blocks=said)
+        hardware = _machines(run, study, Here(here.measured, chip), "calibrated", date, aim, fidelity="interpolated")
+        with spent("screen again"):
+            final = _screened(study, family, hardware, law, aim, "screening again, calibrated")
+    with spent("answer"):
+        document = answer(Told(asking=asking, run=run, started=started, here=here, first=first, final=final,
+                               timed=timed, calibrated=found, elsewhere=far, seconds=spent.seconds))  # fmt: skip
+    save(run, document, timed, here)
+    return document
+
+
+class _Clock:
+    """Seconds by phase, in the order in which they were spent."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = time.perf_counter() - began
+
+
+def _machines(run: Run, study: Study, here: Here | None, folder: str, date: str, aim: _Aim, fidelity: str = ""):
+    """The machines of the study, those of this host written into `folder` of the run and read back from there."""
+    place = run.path / folder
+    if here is not None:
+        machines.write(place, machines.files(study, here.chip, date=date), run)
+    chip = here.chip if here else None
+    return machines.resolved(study, chip=chip, folder=place, fidelity=fidelity, path=aim.path)
+
+
+def _screened(study: Study, family, hardware, law: Law | None, aim: _Aim, said: str) -> list[Screened]:
+    """Every machine's sweep."""
+    found = []
+    for number, machine in enumerate(hardware):
+        blocked = study.measure and number == _clocked(study)
+        sentence = f"{said}: {machine.name} x {float(machine.chips):g}"
+        found.append(
+            screening.screen(
+                study, family, machine, law,
+                distinct=int(study.measure * MORE if blocked else study.top),
+                key=(lambda plan: blocks.key(blocks.of_plan(plan))) if blocked else screening.shape_or_cut(family),
+                progress=lambda done, total, sentence=sentence: aim.told(sentence, done, total),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _clocked(study: Study) -> int:
+    """Which of the machines of a study blocks are timed for: this host alone, or the first mesh of it."""
+    here = [i for i, machine in enumerate(study.machines) if machine.hardware == "host"]
+    single = [i for i in here if (study.machines[i].chips or 1) == 1]
+    return (single or here)[0]
+
+
+def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], aim: _Aim) -> list[blocks.Timed]:
+    """Compiles and times the best blocks, one after another, until as many as asked for have usable times."""
+    wanted = int(study.measure)
+    chosen: dict[str, dict[str, Any]] = {}
+    for plan, _ in screening.best(first[_clocked(study)], key=lambda plan: blocks.key(blocks.of_plan(plan))):
+        if blocks.alone(plan):
+            chosen[blocks.key(blocks.of_plan(plan))] = blocks.of_plan(plan)
+        if len(chosen) == wanted * MORE:
+            break
+    timed: list[blocks.Timed] = []
+    for job in chosen.values():
+        usable = sum(block.usable for block in timed)
+        if usable == wanted:
+            break
+        aim.told("compiling and timing blocks", usable, wanted)
+        record = bench.do(run, executor, job, deadline_s=aim.deadline_s, name=blocks.name(job))
+        seconds = float("nan") if record["seconds"] is None else record["seconds"]
+        timed.append(blocks.Timed(job, record["status"], record["result"] or {}, seconds, record["message"]))
+    aim.told("compiling and timing blocks", sum(block.usable for block in timed), wanted)
+    return timed
+
+
+def _calibrated(first: list[Screened], timed: list[blocks.Timed]) -> calibration.Calibrated | None:
+    if not timed:
+        return None
+    here = next(one.hardware for one in first if one.hardware.name.startswith("host-"))
+    return calibration.calibrate(here, timed)
+
+
+def summary(screened: list[Screened]) -> tuple[int, int, float]:
+    """Candidates priced, feasible ones, and the seconds it took."""
+    results = [one.result for one in screened]
+    return sum(r.evaluated for r in results), sum(r.feasible for r in results), sum(r.seconds for r in results)
+
+
+__all__ = ["resume", "search", "workers"]

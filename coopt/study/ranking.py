@@ -1,0 +1,165 @@
+"""Plans as a document lists them: ranked, priced in float64 by the one expression, beside what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+from coopt.cost import estimate, loss
+from coopt.cost.explain import layout_document, plain
+from coopt.cost.quality import Z90, counted_parameters
+from coopt.ops import count
+from coopt.search.space import Candidate, digits
+from coopt.spec.nouns import VERDICTS, Hardware
+from coopt.study import blocks
+from coopt.study.evidence import UNKNOWN_SIGMA
+from coopt.study.objectives import expression
+from coopt.study.screening import Screened, best
+
+EDGE = 0.02  # of a law's range, in log units of its width: nearer to an end than this is on the edge
+# Fields of a layout whose values are counts that could go on; degrees of parallelism end where the devices do.
+COUNTED = ("micro_batch", "vpp")
+SHAPES = {
+    "model.d_model": "d_model",
+    "model.kinds.0.count": "layers",
+    "workload.tokens": "tokens",
+    "workload.phases.0.batch": "global_batch",
+    **{f"layout.{name}": name for name in COUNTED},
+}
+
+
+def shape(plan: Candidate) -> Hashable:
+    """What makes two plans of a family different: the shape of the model."""
+    kinds = tuple(
+        (k.mixer, k.feedforward, k.count, k.heads, k.kv_heads, k.head_dim, k.d_ff, k.gated, k.experts, k.top_k,
+         k.d_expert)
+        for k in plan.model.kinds
+    )  # fmt: skip
+    return plan.model.d_model, plan.model.vocab, kinds
+
+
+def cut(plan: Candidate) -> Hashable:
+    """What makes two plans of one model different: time and memory, for many spellings of a layout are one layout."""
+    ops = count(plan.model, plan.layout, plan.workload)
+    cost = estimate(ops, plan.hardware)
+    return f"{float(cost.step_time):.6e}", f"{float(cost.memory):.6e}"
+
+
+def ranked(several: Sequence[Screened], *, top: int, objective: str) -> list[Candidate]:
+    """The best plans over all machines by the objective; each machine has its share of the list.
+
+    Every machine is given a third of an equal part at least: a list of plans for machines that nobody has would hide
+    the best one for the machine that is there.
+    """
+    least = max(1, top // (3 * len(several)))
+    found = []
+    for number, one in enumerate(several):
+        key = shape if one.family.model is None else cut
+        found += [(value, number, place, plan) for place, (plan, value) in enumerate(best(one, key=key, most=top))]
+    found.sort(key=lambda entry: entry[:3])
+    promised = {entry[1:3] for entry in found if entry[2] < least}
+    free = [entry for entry in found if entry[1:3] not in promised]
+    kept = [entry for entry in found if entry[1:3] in promised] + free[: max(top - len(promised), 0)]
+    return [entry[3] for entry in sorted(kept, key=lambda entry: entry[:3])[:top]]
+
+
+def interval(step_time: float, hardware: Hardware) -> list[float]:
+    """The central 90% of the step time by the machine's sigma; wide where it was never compared with anything."""
+    sigma = float(hardware.sigma)
+    width = Z90 * (UNKNOWN_SIGMA if math.isnan(sigma) else sigma)
+    return [step_time * math.exp(-width), step_time * math.exp(width)]
+
+
+def document(plan: Candidate, *, rank: int, objective: str, timed: Mapping[str, blocks.Timed] | None = None) -> dict:
+    """One entry of `plans` or `pareto`; null for what is not known.
+
+    `timed` holds blocks by the key of their job; a plan whose block is among them has a measured step time.
+    """
+    ops = count(plan.model, plan.layout, plan.workload)
+    cost = estimate(ops, plan.hardware)
+    phase = plan.workload.train
+    quality = None
+    if plan.law is not None:
+        quality = plain(loss(plan.law, plan.model, plan.workload.tokens, phase.batch * phase.seq_len).value)
+    seconds = float(cost.step_time)
+    clock = _clock(plan, timed or {})
+    ranks_by = expression(plan, (objective,)).objectives[0]
+    return {
+        "rank": rank,
+        "model": plan.model.name,
+        "hardware": plan.hardware.name,
+        "chips": int(ops.chips),
+        "layout": layout_document(plan.layout),
+        "step_time": plain(seconds),
+        "tokens_per_second_per_chip": plain(cost.tokens_per_second_per_chip),
+        "mfu": plain(cost.mfu),
+        "memory": plain(cost.memory),
+        "dollars_per_token": plain(cost.dollars / ops.tokens),
+        "joules_per_token": plain(cost.joules / ops.tokens),
+        "loss": quality,
+        "measured_time": clock,
+        "measured_kind": None if clock is None else "clock",
+        "interval": interval(seconds, plan.hardware),
+        "verdict": VERDICTS[int(cost.verdict)],
+        objective: plain(ranks_by),
+        "tokens": plain(plan.workload.tokens),
+        "global_batch": int(phase.batch),
+        "seq_len": int(phase.seq_len),
+        "parameters": plain(counted_parameters(plan.model)),
+        "shape": {
+            "layers": int(sum(float(kind.count) for kind in plan.model.kinds)),
+            "d_model": int(plan.model.d_model),
+            "heads": int(plan.model.kinds[0].heads),
+            "d_ff": int(plan.model.kinds[0].d_ff),
+            "vocab": int(plan.model.vocab),
+        },
+    }
+
+
+def _clock(plan: Candidate, timed: Mapping[str, blocks.Timed]) -> float | None:
+    """A plan's step time with its layers as they were timed, or None where they were not."""
+    if not timed or not blocks.alone(plan) or float(plan.hardware.chips) > 1.5:
+        return None
+    block = timed.get(blocks.key(blocks.of_plan(plan)))
+    if block is None or not block.usable:
+        return None
+    return blocks.step_time(plan, block.times()[1])
+
+
+def boundary_hits(screened: Screened, index: int) -> list[str]:
+    """Where the winner sits on the end of an axis that could go on, or of the range of its law, a sentence each."""
+    said = []
+    chosen = digits(screened.space, index)
+    for one, digit in zip(screened.space.axes, chosen, strict=True):
+        for field, path in enumerate(one.paths):
+            values = one.values[:, field]
+            name, value = SHAPES.get(path), float(one.values[digit, field])
+            if name is None or values.min() == values.max():
+                continue
+            if value == values.max():
+                said.append(f"{name} = {value:g} of the best plan is the largest the space allows: more may be better")
+            elif value == values.min() and value > 1.0:
+                said.append(f"{name} = {value:g} of the best plan is the smallest the space allows: less may be better")
+    return said + _law_edges(screened.plan(index))
+
+
+def _law_edges(plan: Candidate) -> list[str]:
+    law = plan.law
+    if law is None:
+        return []
+    layers = sum(float(kind.count) for kind in plan.model.kinds)
+    figures = {
+        "parameters": (float(counted_parameters(plan.model)), law.parameters),
+        "tokens": (float(plan.workload.tokens), law.tokens),
+        "aspect (d_model / layers)": (float(plan.model.d_model) / layers, law.aspect),
+        "vocabulary": (float(plan.model.vocab), law.vocabulary),
+    }
+    said = []
+    for name, (value, (low, high)) in figures.items():
+        if not (low > 0 and math.isfinite(high) and value > 0):
+            continue
+        share = math.log(value / low) / math.log(high / low)
+        if not EDGE < share < 1 - EDGE:
+            said.append(f"{name} = {value:.4g} of the best plan is on the edge of what {law.name} was fitted on, "
+                        f"{low:.4g} to {high:.4g}")  # fmt: skip
+    return said

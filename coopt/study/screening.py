@@ -1,0 +1,96 @@
+"""Screening: every candidate of a study on one machine priced, the best kept, and the best of each shape or layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+import numpy as np
+
+from coopt.search.space import Candidate, Space
+from coopt.search.sweep import Result, sweep
+from coopt.spec.nouns import Hardware, Law
+from coopt.study.objectives import expression
+from coopt.study.schema import Study
+from coopt.study.spaces import Family, chosen, space
+
+KEEP = 2048  # best candidates that a sweep returns first; more are asked for where they are too much alike
+MOST = 65536
+
+
+@dataclasses.dataclass(frozen=True)
+class Screened:
+    """One machine's sweep, with what is needed to name any of its candidates."""
+
+    space: Space
+    result: Result
+    family: Family
+    hardware: Hardware
+    law: Law | None
+
+    def plan(self, index: int) -> Candidate:
+        """A candidate by its index, on the machine it was priced on."""
+        return chosen(self.space, int(index), self.family, self.hardware, self.law)
+
+
+def objectives(study: Study, family: Family) -> tuple[str, ...]:
+    """What ranks, then what else spans the front: the loss where shapes differ, the memory where layouts do."""
+    searched = study.law is not None and (family.model is None or not isinstance(study.workload.tokens, float))
+    second = "loss" if searched and study.objective != "loss" else "memory_share"
+    return study.objective, second
+
+
+def screen(
+    study: Study,
+    family: Family,
+    hardware: Hardware,
+    law: Law | None,
+    *,
+    distinct: int,
+    key: Callable[[Candidate], Hashable],
+    progress: Callable[[int, int], None] | None = None,
+) -> Screened:
+    """Prices every candidate; keeps enough of the best that `distinct` of them differ by `key`, if there are so many."""
+    found = space(study, family, chips=float(hardware.chips))
+    names = objectives(study, family)
+    keep = KEEP
+    while True:
+        result = sweep(found, hardware, law=law, objectives=names, limits=study.limits, keep=keep,
+                       expression=expression, progress=progress)  # fmt: skip
+        told = Screened(space=found, result=result, family=family, hardware=hardware, law=law)
+        many = sum(1 for _ in best(told, key=key, most=distinct))
+        if many >= distinct or len(result.top.indices) < keep or keep >= MOST:
+            return told
+        keep *= 8
+
+
+def best(
+    screened: Screened, *, key: Callable[[Candidate], Hashable], most: int | None = None
+) -> Iterator[tuple[Candidate, float]]:
+    """The best candidate of each kind that `key` tells apart, with its objective, best first."""
+    seen: set[Hashable] = set()
+    for index, value in zip(screened.result.top.indices, screened.result.top.values[:, 0], strict=True):
+        one = screened.plan(int(index))
+        which = key(one)
+        if which not in seen:
+            seen.add(which)
+            yield one, float(value)
+            if most is not None and len(seen) >= most:
+                return
+
+
+def front(screened: Screened, *, most: int) -> list[Candidate]:
+    """The Pareto front of a sweep, in order of the first objective; at most `most` points, spread along it."""
+    values = screened.result.pareto.values
+    order = np.argsort(values[:, 0], kind="stable") if len(values) else np.zeros(0, int)
+    kept = np.unique(np.round(np.linspace(0, len(order) - 1, min(most, len(order)))).astype(int)) if len(order) else []
+    return [screened.plan(int(screened.result.pareto.indices[order[position]])) for position in kept]
+
+
+def census(several: Sequence[Screened]) -> dict[str, int]:
+    """Why candidates were rejected, over all sweeps, most frequent first."""
+    total: dict[str, int] = {}
+    for one in several:
+        for reason, count in one.result.rejected.items():
+            total[reason] = total.get(reason, 0) + count
+    return dict(sorted(total.items(), key=lambda pair: -pair[1]))
