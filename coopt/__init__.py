@@ -4,15 +4,27 @@ The front door; each name is imported when it is first used, so that `import coo
 
 | name | is |
 |---|---|
-| `load(name)` | a profile, a model or a law, from a file, resolved |
+| `load(name)` | a machine, a model or a law from a file: `Hardware`, `Model`, `Law` |
 | `count(model, layout, workload)` | what one step must do: `Ops` |
 | `estimate(ops, hardware)` | what that takes: `Cost`; with `count`, the only cost expression there is |
-| `explain(...)` | the two side by side, row by row |
-| `sweep(...)` | the same expression over millions of candidates |
-| `measure(...)` | blocks compiled and timed by JAX |
-| `calibrate(...)` | measurements to a profile |
-| `loss(law, model, tokens, batch)` | what quality a model reaches |
-| `plan(...)` | what to deploy when, to train what |
+| `explain(model, layout, workload, hardware)` | the two side by side, row by row, as a document |
+| `sweep(space, hardware, objectives=...)` | the same expression over millions of candidates: the best, the front, a census |
+| `measure(model, layout, seq_len=...)` | one block compiled and timed here by JAX, as a document |
+| `calibrate(hardware, measured)` | the machine with constants fitted to such measurements: `Hardware` |
+| `loss(law, model, tokens, batch_tokens)` | what quality a model reaches, with its interval; NaN where no law knows |
+| `plan(scenario)` | what to deploy when, to train what, as a document |
+
+    >>> import coopt
+    >>> from coopt.spec.load import layout
+    >>> from coopt.spec.nouns import training
+    >>> model, machine = coopt.load("llama3-70b"), coopt.load("dgx-h100", chips=1024)
+    >>> cut, filled_in = layout("tp=8,pp=4", hardware=machine, model=model)
+    >>> cost = coopt.estimate(coopt.count(model, cut, training(seq_len=8192, batch=512)), machine)
+    >>> 3.0 < cost.step_time < 7.0, 0.25 < cost.mfu < 0.6
+    (True, True)
+
+Documents are plain JSON values: times s, bytes B, FLOP, USD, J, W; None is `not known`. `coopt.report.show(document)`
+displays one in a notebook.
 """
 
 from __future__ import annotations
@@ -28,8 +40,8 @@ _DOORS = {
     "estimate": "coopt.cost",
     "explain": "coopt.cost",
     "sweep": "coopt.search.sweep",
-    "measure": "coopt",  # the room of that name is its own verb
-    "calibrate": "coopt.fit.calibrate",
+    "measure": "coopt",  # the room of that name is its own verb: a module that can be called
+    "calibrate": "coopt.study.calibrated",
     "loss": "coopt.cost",
     "plan": "coopt.roadmap",
 }

@@ -118,7 +118,7 @@ COMMANDS = {
     ),
     "search": Command(
         "the main job: screen candidates, compile and time the best blocks, calibrate, re-rank, report",
-        "coopt.study.verbs:search",
+        "coopt.commands.run_report:search",
         (Word("study", "a study's file; without one, the embedded default study", "?"),),
         ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
         + (*PLACE, "resume", "seed", "block_seconds"),
@@ -167,7 +167,7 @@ COMMANDS = {
     ),
     "resume": Command(
         "go on with a run that was stopped or killed",
-        "coopt.study.verbs:resume",
+        "coopt.commands.run_report:resume",
         (RUN,),
         ("runs", "block_seconds"),
         example="coopt resume default",

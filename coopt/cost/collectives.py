@@ -57,26 +57,18 @@ def collective_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of a collective whose whole buffer is `payload` bytes on one chip.
 
     Hierarchical: an all-gather or reduce-scatter crosses the outer tiers with the share of the buffer that is left
-    after the inner ones, P / w1, then P / (w1 w2); an all-reduce is both (passes = 2). An all-to-all sends
-    (w - 1) / w of its payload, and what leaves a unit goes over the outer tier whole.
+    after the inner ones, P / w1, then P / (w1 w2); an all-reduce is both (passes = 2).
 
     >>> from coopt.spec.nouns import Hardware, Row, Tier
     >>> net = Hardware(tiers=(Tier(size=8., bandwidth=4e11), Tier(bandwidth=5e10)))
     >>> round(float(collective_time(net, Row(collective="all_reduce", payload=1e9, size=16.))) * 1e3, 3)
     6.875
     """
-    total: Leaf = 0.0
     if row.collective == "p2p":
         return p2p_time(hardware, row)
     if row.collective == "all_to_all":
-        inside: Leaf = 1.0
-        for tier, ways in zip(hardware.tiers, spans(hardware, row), strict=True):
-            reached = inside * ways
-            away = row.payload * (reached - inside) / row.size  # to members of this unit, not of the one below
-            steps = minimum(ways - 1.0, 1.0) * (START + 1.0)
-            total = total + away / at_least(rate(tier, ways, away), 1e-30) + steps * tier.latency
-            inside = reached
-        return total
+        return all_to_all_time(hardware, row)
+    total: Leaf = 0.0
     held = row.payload
     for tier, ways in zip(hardware.tiers, spans(hardware, row), strict=True):
         passes = 1.0
@@ -85,6 +77,22 @@ def collective_time(hardware: Hardware, row: Row) -> Leaf:
         total = total + tier_time(tier, ways, held, passes)
         held = held / ways
     return total
+
+
+def all_to_all_time(hardware: Hardware, row: Row) -> Leaf:
+    """Seconds of an all-to-all: each member gets 1 / g of the payload, over the nearest tier that holds both.
+
+    Messages to the own domain and beyond it leave by different links at the same time, so the slower tier decides.
+    """
+    inside: Leaf = 1.0
+    slowest: Leaf = 0.0
+    for tier, ways in zip(hardware.tiers, spans(hardware, row), strict=True):
+        reached = inside * ways
+        away = row.payload * (reached - inside) / row.size  # to members of this unit, not of the one below
+        steps = (START + 1.0) * minimum(ways - 1.0, 1.0)
+        slowest = maximum(slowest, away / at_least(rate(tier, ways, away), 1e-30) + steps * tier.latency)
+        inside = reached
+    return slowest
 
 
 def p2p_time(hardware: Hardware, row: Row) -> Leaf:

@@ -61,8 +61,9 @@ def chip_weights(model: Model, layout: Layout, cut: Cut, stages: Stages) -> Weig
             )
     most = maximum(stages.first, maximum(stages.middle, stages.last))
     matrix = (model.vocab * model.d_model) / layout.tp
+    lone = (model.positions + model.norms) * model.d_model
     # one stage: embedding and head (one matrix where tied); more: one of them on each end
-    ends = matrix * where(layout.pp > 1.5, 1.0, 2.0 - model.tied)
+    ends = matrix * where(layout.pp > 1.5, 1.0, 2.0 - model.tied) + lone
     return Weights(
         layer_dense=dense,
         layer_expert=expert,

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coopt.cost import explain
-from coopt.cost.explain import MFU_CONVENTION, plain
+from coopt.cost.explain import MFU_CONVENTION
 from coopt.search.space import Candidate
 from coopt.spec.nouns import Model
 from coopt.store import Run, finite
-from coopt.study import bench, blocks, calibration, host, ranking, screening
+from coopt.study import bench, blocks, calibration, host, machines, ranking, screening
 from coopt.study.asked import Question
 from coopt.study.designs import Design
 from coopt.study.emit import as_yaml
@@ -34,6 +34,7 @@ class Told:
     here: Here | None
     first: Sequence[Screened]
     final: Sequence[Screened]
+    plans: Sequence[Candidate]
     timed: Sequence[blocks.Timed]
     calibrated: calibration.Calibrated | None
     elsewhere: Sequence[Mapping[str, Any]]
@@ -44,7 +45,6 @@ def answer(told: Told) -> dict[str, Any]:
     """The document of a search, as `coopt search --format=json` prints it."""
     study = told.asking.study
     timed = {blocks.key(block.job): block for block in told.timed}
-    plans = ranking.ranked(told.final, top=int(study.top), objective=study.objective)
     seconds = sum(one.result.seconds for one in told.first)
     evaluated = sum(one.result.evaluated for one in told.first)
     return {
@@ -64,13 +64,13 @@ def answer(told: Told) -> dict[str, Any]:
         "workload": {"kind": "train", "seq_len": int(study.workload.seq_len)},
         "plans": [
             ranking.document(plan, rank=rank, objective=study.objective, timed=timed)
-            for rank, plan in enumerate(plans, start=1)
+            for rank, plan in enumerate(told.plans, start=1)
         ],
         **_front(told),
         "measured": _measured(told),
         "calibration": calibration.document(told.calibrated),
         "elsewhere": list(told.elsewhere),
-        **_best(told, plans[0] if plans else None, timed),
+        **_best(told, told.plans[0] if told.plans else None, timed),
         "mfu_convention": MFU_CONVENTION,
         "spent": dict(told.seconds),
         "versions": bench.toolchain(),
@@ -103,8 +103,8 @@ def _measured(told: Told) -> list[dict[str, Any]]:
     """Every block that was sent to a clock, with what was predicted before and after calibration."""
     if not told.timed:
         return []
-    before, after = (next(one.hardware for one in side if one.hardware.name.startswith("host-"))
-                     for side in (told.first, told.final))  # fmt: skip
+    here = machines.clocked(told.asking.study)
+    before, after = told.first[here].hardware, told.final[here].hardware
     rows = []
     for rank, block in enumerate(told.timed, start=1):
         phases = block.answer.get("phases", {})
@@ -192,16 +192,19 @@ def _sentences(told: Told) -> list[str]:
     return said
 
 
-def save(run: Run, document: Mapping[str, Any], timed: Sequence[blocks.Timed], here: Here | None) -> None:
+def save(told: Told, document: Mapping[str, Any]) -> None:
     """Writes the answer into the run, and says in its journal that it was reached."""
-    told = finite(dict(document))
-    run.write("plans.json", _json({key: told[key] for key in ("objective", "plans", "pareto", "boundary_hits")}))
-    if timed and here is not None:
-        measured = {"host": here.measured, "profile": here.chip, "blocks": [block.document() for block in timed]}
-        run.write("measurements.json", _json(finite(measured)))
-    run.write(ANSWER, _json(told))
+    run, said = told.run, finite(dict(document))
+    run.write("plans.json", _json({key: said[key] for key in ("objective", "plans", "pareto", "boundary_hits")}))
+    if told.asking.study.model is None:
+        for model in {plan.model.name: plan.model for plan in told.plans}.values():
+            run.write(f"models/{model.name}.yaml", model_file(model, told.asking.study.name, told.started[:10]))
+    if told.timed and told.here is not None:
+        timed = [block.document() for block in told.timed]
+        run.write("measurements.json", _json(finite({"profile": told.here.chip, "blocks": timed})))
+    run.write(ANSWER, _json(said))
     if not any(note["kind"] == "finished" for note in run.trials.notes):
-        run.note("finished", plans=len(told["plans"]), evaluated=told["evaluated"])
+        run.note("finished", plans=len(said["plans"]), evaluated=said["evaluated"])
 
 
 def model_file(model: Model, study: str, date: str) -> str:
@@ -238,5 +241,3 @@ def model_file(model: Model, study: str, date: str) -> str:
 def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, indent=1, ensure_ascii=False) + "\n"
 
-
-__all__ = ["ANSWER", "Told", "answer", "model_file", "plain", "save"]

@@ -36,15 +36,13 @@ def question(options: Any) -> Question:
     """The study that the options of `coopt search` ask for; Refused with everything that is wrong with it."""
     inside = _inside(options.overrides)
     said: tuple[str, ...] = ()
-    if options.study:
-        data = _file(options.study, options.profile_path)
-    elif options.model:
+    if options.model and not options.study:
         data, said = _few_words(options)
     else:
-        data = copy.deepcopy(read.read(DEFAULT)[0])
+        data = study_data(options.study, options.profile_path)
     _flags(data, options, given=bool(options.study))
     _overrides(data, inside)
-    return Question(data, _checked(data), said)
+    return Question(data, checked_study(data), said)
 
 
 def written(text: str, *, file: str) -> Question:
@@ -52,6 +50,11 @@ def written(text: str, *, file: str) -> Question:
     data, positions = read.read_text(text, file=file)
     marks = {place: Mark(file, *position) for place, position in positions.items()}
     return Question(data, checked("study", data, marks, Path(file), schema=Study).fields)
+
+
+def study_data(name: str | None, path: Any = None) -> dict[str, Any]:
+    """The plain data of a study's file, or of the default study; Refused with everything that is wrong with it."""
+    return _file(name, path) if name else copy.deepcopy(read.read(DEFAULT)[0])
 
 
 def _file(name: str, path: Any) -> dict[str, Any]:
@@ -178,7 +181,7 @@ def _put(data: Any, keys: list[str], value: Any) -> None:
     data[keys[-1]] = value
 
 
-def _checked(data: dict[str, Any]) -> Study:
+def checked_study(data: dict[str, Any]) -> Study:
     """The study; problems are said of fields, for flags stand on no line."""
     try:
         return checked("study", data, {(): Mark("", 0)}, Path("study"), schema=Study).fields

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from coopt import __version__
+from coopt import __version__, workers
 from coopt.store import Run, finite, identity
 from coopt.workers import Executor, Outcome
 
@@ -16,6 +18,28 @@ PRELOAD = ("coopt.measure.job",)
 REUSE = 64  # jobs of one child: its imports and its threads are then in place
 DEVICE = "local-device"  # the lease: one process at a time times on this host
 DEADLINE = 180.0  # s for one block, compiling included
+
+
+@contextlib.contextmanager
+def opened(wanted: bool) -> Iterator[Executor | None]:
+    """An executor for jobs on this host, its fork server already on its way; None where none is wanted."""
+    if not wanted:
+        yield None
+        return
+    with workers.process(preload=PRELOAD, reuse=REUSE) as executor:
+        # The server's imports take seconds on one core; there is something else to do meanwhile.
+        threading.Thread(target=_wake, args=(executor,), daemon=True, name="bench").start()
+        yield executor
+
+
+def _wake(executor: Executor) -> None:
+    with contextlib.suppress(OSError, RuntimeError):  # closed before it was up: whoever closed it knows
+        executor.run("coopt.study.bench:awake", {}, deadline_s=DEADLINE)
+
+
+def awake(payload: dict) -> dict:
+    """The first job of a bench: its answer says that the server is up."""
+    return {"outcome": "ok"}
 
 
 def toolchain() -> dict[str, str]:
@@ -41,11 +65,13 @@ def trial_of(job: Mapping[str, Any]) -> str:
     return identity(finite(dict(job)), toolchain(), place())
 
 
-def do(run: Run | None, executor: Executor, job: Mapping[str, Any], *, deadline_s: float, **about: Any) -> dict:
+def do(run: Run | None, executor: Executor | None, job: Mapping[str, Any], *, deadline_s: float, **about: Any) -> dict:
     """What a job came to: `{status, result, message, seconds}`; asked of the journal first, and kept there.
 
     A trial that is done is never done again; one whose child died is tried a second time and then given up.
     """
+    if executor is None:
+        raise ValueError("a job needs an executor: open the bench")
     if run is None:
         return _record(executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE))
     trial = trial_of(job)

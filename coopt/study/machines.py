@@ -33,7 +33,13 @@ def wants_host(study: Study) -> bool:
     return any(machine.hardware == HOST for machine in study.machines)
 
 
-def measure_host(run: Run | None, executor: Executor, *, date: str, deadline_s: float = bench.DEADLINE) -> Here:
+def clocked(study: Study) -> int:
+    """Which of a study's machines blocks are timed for: this host alone, or else the first mesh of it."""
+    here = [number for number, machine in enumerate(study.machines) if machine.hardware == HOST]
+    return next((number for number in here if not _several(study.machines[number])), here[0])
+
+
+def measure_host(run: Run | None, executor: Executor | None, *, date: str, deadline_s: float = bench.DEADLINE) -> Here:
     """Measures this host in a child process, once a run; Refused when it cannot be measured."""
     job = {"kind": "host", "budget_s": BUDGET}
     found = bench.do(run, executor, job, deadline_s=deadline_s, name="host")
@@ -78,9 +84,12 @@ def resolved(
             continue
         assert chip is not None and folder is not None
         name, chips = str(chip["name"]), int(machine.chips or 1)
-        file = folder / f"{name}-mesh-{chips}.yaml" if _several(machine) else folder / f"{name}.yaml"
-        here = load.resolve(str(file), chips=chips, stack=study.stack, overrides=machine.set, path=_paths(folder, path))
-        found.append(replace(here, fidelity=fidelity) if fidelity and not _several(machine) else here)
+        joined = _several(machine)
+        file = folder / (f"{name}-mesh-{chips}.yaml" if joined else f"{name}.yaml")
+        # The folder is looked in for the chip of a mesh alone: a host by itself is no part of the mesh beside it.
+        here = load.resolve(str(file), chips=chips, stack=study.stack, overrides=machine.set,
+                            path=_paths(folder, path) if joined else path)  # fmt: skip
+        found.append(replace(here, fidelity=fidelity) if fidelity and not joined else here)
     return found
 
 

@@ -10,14 +10,15 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from coopt import store, workers
+from coopt import store
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import Law
 from coopt.store import Run
-from coopt.study import asked, bench, blocks, calibration, elsewhere, machines, screening, spaces
+from coopt.study import asked, bench, blocks, calibration, elsewhere, machines, ranking, screening, spaces
 from coopt.study.answer import Told, answer, save
 from coopt.study.asked import Question
 from coopt.study.emit import as_yaml
@@ -46,7 +47,10 @@ def search(options: Any, *, told: Progress = silent) -> dict[str, Any]:
         with store.resume(path) as run:
             _same(run, asking)
             return _drive(run, asking, _Aim.of(options, told))
-    about = {"profile_path": [str(folder) for folder in options.profile_path or ()]}
+    about = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "profile_path": [str(folder) for folder in options.profile_path or ()],
+    }
     with store.create(Path(options.runs), asking.study.name, as_yaml(asking.data), **about) as run:
         return _drive(run, asking, _Aim.of(options, told))
 
@@ -117,7 +121,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
         with spent("measure"):
             timed = _timed(run, executor, study, first, aim) if study.measure else []
     with spent("calibrate"):
-        found = _calibrated(first, timed)
+        found = calibration.calibrate(first[machines.clocked(study)].hardware, timed) if timed else None
     final = first
     if found is not None and here is not None:
         said = f"{found.blocks} blocks timed in the run {run.name}"
@@ -126,9 +130,21 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
         with spent("screen again"):
             final = _screened(study, family, hardware, law, aim, "screening again, calibrated")
     with spent("answer"):
-        document = answer(Told(asking=asking, run=run, started=started, here=here, first=first, final=final,
-                               timed=timed, calibrated=found, elsewhere=far, seconds=spent.seconds))  # fmt: skip
-    save(run, document, timed, here)
+        reached = Told(
+            asking=asking,
+            run=run,
+            started=started,
+            here=here,
+            first=first,
+            final=final,
+            plans=ranking.ranked(final, top=int(study.top)),
+            timed=timed,
+            calibrated=found,
+            elsewhere=far,
+            seconds=spent.seconds,
+        )
+        document = answer(reached)
+        save(reached, document)
     return document
 
 
@@ -160,31 +176,24 @@ def _screened(study: Study, family, hardware, law: Law | None, aim: _Aim, said: 
     """Every machine's sweep."""
     found = []
     for number, machine in enumerate(hardware):
-        blocked = study.measure and number == _clocked(study)
+        blocked = study.measure and number == machines.clocked(study)
         sentence = f"{said}: {machine.name} x {float(machine.chips):g}"
         found.append(
             screening.screen(
                 study, family, machine, law,
                 distinct=int(study.measure * MORE if blocked else study.top),
-                key=(lambda plan: blocks.key(blocks.of_plan(plan))) if blocked else screening.shape_or_cut(family),
+                key=(lambda plan: blocks.key(blocks.of_plan(plan))) if blocked else screening.kind_of(family),
                 progress=lambda done, total, sentence=sentence: aim.told(sentence, done, total),
             )
         )  # fmt: skip
     return found
 
 
-def _clocked(study: Study) -> int:
-    """Which of the machines of a study blocks are timed for: this host alone, or the first mesh of it."""
-    here = [i for i, machine in enumerate(study.machines) if machine.hardware == "host"]
-    single = [i for i in here if (study.machines[i].chips or 1) == 1]
-    return (single or here)[0]
-
-
-def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], aim: _Aim) -> list[blocks.Timed]:
+def _timed(run: Run, executor: Executor | None, study: Study, first: list[Screened], aim: _Aim) -> list[blocks.Timed]:
     """Compiles and times the best blocks, one after another, until as many as asked for have usable times."""
     wanted = int(study.measure)
     chosen: dict[str, dict[str, Any]] = {}
-    for plan, _ in screening.best(first[_clocked(study)], key=lambda plan: blocks.key(blocks.of_plan(plan))):
+    for plan, _ in screening.best(first[machines.clocked(study)], key=lambda plan: blocks.key(blocks.of_plan(plan))):
         if blocks.alone(plan):
             chosen[blocks.key(blocks.of_plan(plan))] = blocks.of_plan(plan)
         if len(chosen) == wanted * MORE:
@@ -200,19 +209,3 @@ def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], ai
         timed.append(blocks.Timed(job, record["status"], record["result"] or {}, seconds, record["message"]))
     aim.told("compiling and timing blocks", sum(block.usable for block in timed), wanted)
     return timed
-
-
-def _calibrated(first: list[Screened], timed: list[blocks.Timed]) -> calibration.Calibrated | None:
-    if not timed:
-        return None
-    here = next(one.hardware for one in first if one.hardware.name.startswith("host-"))
-    return calibration.calibrate(here, timed)
-
-
-def summary(screened: list[Screened]) -> tuple[int, int, float]:
-    """Candidates priced, feasible ones, and the seconds it took."""
-    results = [one.result for one in screened]
-    return sum(r.evaluated for r in results), sum(r.feasible for r in results), sum(r.seconds for r in results)
-
-
-__all__ = ["resume", "search", "workers"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from coopt.cost import estimate, loss
 from coopt.cost.explain import layout_document, plain
@@ -14,7 +14,7 @@ from coopt.spec.nouns import VERDICTS, Hardware
 from coopt.study import blocks
 from coopt.study.evidence import UNKNOWN_SIGMA
 from coopt.study.objectives import expression
-from coopt.study.screening import Screened, best
+from coopt.study.screening import Screened, best, kind_of
 
 EDGE = 0.02  # of a law's range, in log units of its width: nearer to an end than this is on the edge
 # Fields of a layout whose values are counts that could go on; degrees of parallelism end where the devices do.
@@ -28,24 +28,7 @@ SHAPES = {
 }
 
 
-def shape(plan: Candidate) -> Hashable:
-    """What makes two plans of a family different: the shape of the model."""
-    kinds = tuple(
-        (k.mixer, k.feedforward, k.count, k.heads, k.kv_heads, k.head_dim, k.d_ff, k.gated, k.experts, k.top_k,
-         k.d_expert)
-        for k in plan.model.kinds
-    )  # fmt: skip
-    return plan.model.d_model, plan.model.vocab, kinds
-
-
-def cut(plan: Candidate) -> Hashable:
-    """What makes two plans of one model different: time and memory, for many spellings of a layout are one layout."""
-    ops = count(plan.model, plan.layout, plan.workload)
-    cost = estimate(ops, plan.hardware)
-    return f"{float(cost.step_time):.6e}", f"{float(cost.memory):.6e}"
-
-
-def ranked(several: Sequence[Screened], *, top: int, objective: str) -> list[Candidate]:
+def ranked(several: Sequence[Screened], *, top: int) -> list[Candidate]:
     """The best plans over all machines by the objective; each machine has its share of the list.
 
     Every machine is given a third of an equal part at least: a list of plans for machines that nobody has would hide
@@ -54,8 +37,8 @@ def ranked(several: Sequence[Screened], *, top: int, objective: str) -> list[Can
     least = max(1, top // (3 * len(several)))
     found = []
     for number, one in enumerate(several):
-        key = shape if one.family.model is None else cut
-        found += [(value, number, place, plan) for place, (plan, value) in enumerate(best(one, key=key, most=top))]
+        kinds = best(one, key=kind_of(one.family), most=top)
+        found += [(value, number, place, plan) for place, (plan, value) in enumerate(kinds)]
     found.sort(key=lambda entry: entry[:3])
     promised = {entry[1:3] for entry in found if entry[2] < least}
     free = [entry for entry in found if entry[1:3] not in promised]

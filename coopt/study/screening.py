@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 
+from coopt.cost import estimate
+from coopt.ops import count
 from coopt.search.space import Candidate, Space
 from coopt.search.sweep import Result, sweep
 from coopt.spec.nouns import Hardware, Law
@@ -77,6 +79,28 @@ def best(
             yield one, float(value)
             if most is not None and len(seen) >= most:
                 return
+
+
+def kind_of(family: Family) -> Callable[[Candidate], Hashable]:
+    """What tells plans apart in a list: shapes of a family, layouts of one model."""
+    return shape if family.model is None else cut
+
+
+def shape(plan: Candidate) -> Hashable:
+    """What makes two plans of a family different: the shape of the model."""
+    kinds = tuple(
+        (k.mixer, k.feedforward, k.count, k.heads, k.kv_heads, k.head_dim, k.d_ff, k.gated, k.experts, k.top_k,
+         k.d_expert)
+        for k in plan.model.kinds
+    )  # fmt: skip
+    return plan.model.d_model, plan.model.vocab, kinds
+
+
+def cut(plan: Candidate) -> Hashable:
+    """What makes two plans of one model different: time and memory, for many spellings of a layout are one layout."""
+    ops = count(plan.model, plan.layout, plan.workload)
+    cost = estimate(ops, plan.hardware)
+    return f"{float(cost.step_time):.6e}", f"{float(cost.memory):.6e}"
 
 
 def front(screened: Screened, *, most: int) -> list[Candidate]:

@@ -1,0 +1,178 @@
+"""`coopt measure` and `coopt calibrate`: blocks timed on this host without a run, and what blocks say of a profile."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coopt.problems import Problem, Refused
+from coopt.spec import load
+from coopt.spec.nouns import PRECISIONS
+from coopt.store.files import write_whole
+from coopt.store.identity import finite
+from coopt.study import asked, bench, blocks, calibration, host, machines, screening, spaces
+from coopt.study.designs import split
+from coopt.study.emit import as_yaml
+
+MEASUREMENTS = "measurements.json"
+BLOCKS = 8
+SEQ_LEN = 256.0
+
+Progress = Callable[[str, int, int], None]
+
+
+def _silent(sentence: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
+    """Times blocks in child processes: of `--model` and `--layout`, of a study, or of the default study.
+
+    With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening.
+    `--out` writes what `coopt calibrate` reads. Raises Refused for a model or a layout that cannot be built.
+    """
+    date, until = time.strftime("%Y-%m-%d"), _until(options.seconds)
+    deadline = options.block_seconds or bench.DEADLINE
+    timed: list[blocks.Timed] = []
+    with bench.opened(True) as executor:
+        told("measuring this host", 0, 1)
+        here = machines.measure_host(None, executor, date=date, deadline_s=deadline)
+        told("measuring this host", 1, 1)
+        jobs = _of_model(options) if options.model else _of_study(options, here, date)
+        for number, job in enumerate(jobs):
+            if timed and time.monotonic() > until:
+                break
+            told("compiling and timing blocks", number, len(jobs))
+            record = bench.do(None, executor, job, deadline_s=deadline)
+            timed.append(
+                blocks.Timed(job, record["status"], record["result"] or {}, record["seconds"], record["message"])
+            )
+        told("compiling and timing blocks", len(timed), len(jobs))
+    document = finite(
+        {
+            "command": "measure",
+            "host": host.told(here.measured),
+            "blocks": [block.document() for block in timed],
+            "left_out": len(jobs) - len(timed),
+            "versions": bench.toolchain(),
+            "profile": dict(here.chip),
+        }
+    )
+    if options.out:
+        write_whole(Path(options.out), (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+        document["out"] = options.out
+    return document
+
+
+def _until(seconds: float | None) -> float:
+    return float("inf") if seconds is None else time.monotonic() + seconds
+
+
+def _of_model(options: Any) -> list[dict[str, Any]]:
+    """One job for each kind of layer of a model, in float32 unless a layout says otherwise."""
+    inside = split(options.overrides)
+    model = load.model(options.model, path=options.profile_path, **inside.get("model", {}))
+    text = ",".join(filter(None, (options.layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items()))))
+    layout, _ = load.layout(text, chips=1, model=model, stack="jax", path=options.profile_path)
+    if "precision" not in text:
+        layout = blocks.replace(layout, precision=PRECISIONS["fp32"])
+    seq_len = options.seq_len or min(float(model.context) or SEQ_LEN, SEQ_LEN)
+    return [blocks.job(model, layout, seq_len=seq_len, layer=layer) for layer in range(len(model.kinds))]
+
+
+def _of_study(options: Any, here: machines.Here, date: str) -> list[dict[str, Any]]:
+    """The best blocks of a study on this host."""
+    data, path = asked.study_data(options.study, options.profile_path), options.profile_path
+    data = {**data, "machines": [{"hardware": "host"}], "measure": data.get("measure") or BLOCKS}
+    study = asked.checked_study(data)
+    with tempfile.TemporaryDirectory() as folder:
+        machines.write(Path(folder), machines.files(study, here.chip, date=date), None)
+        (hardware,) = machines.resolved(study, chip=here.chip, folder=Path(folder), path=path)
+    found = screening.screen(
+        study,
+        spaces.family(study, path=path),
+        hardware,
+        spaces.law_of(study, path=path),
+        distinct=int(study.measure),
+        key=_block_of,
+    )
+    plans = (plan for plan, _ in screening.best(found, key=_block_of) if blocks.alone(plan))
+    return [blocks.of_plan(plan) for plan, _ in zip(plans, range(int(study.measure)), strict=False)]
+
+
+def _block_of(plan: Any) -> str:
+    return blocks.key(blocks.of_plan(plan))
+
+
+def calibrate(options: Any) -> dict[str, Any]:
+    """Fits a profile to measured blocks: of runs, or of files that `coopt measure --out` wrote.
+
+    The profile is the measured host's own, or the chip `--hardware`, and is written to `--out`, or beside what was
+    measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
+    """
+    sources = [_read(name, options.runs) for name in options.measured]
+    timed = [blocks.of_document(said) for _, source in sources for said in source["blocks"]]
+    chip = _chip(options, sources)
+    date = time.strftime("%Y-%m-%d")
+    hardware = _hardware(chip, options.profile_path)
+    found = calibration.calibrate(hardware, timed)
+    if found is None:
+        raise Refused(
+            Problem(
+                field="measured",
+                expected=f"at least {calibration.LEAST} blocks with usable times",
+                got=str(sum(block.usable for block in timed)),
+                hint="`coopt measure --out=more.json` times some; several files can be given",
+            )
+        )
+    data = calibration.profile(chip, found, date=date, blocks=f"{found.blocks} blocks of {', '.join(options.measured)}")
+    out = Path(options.out) if options.out else sources[0][0].parent / f"{data['name']}-calibrated.yaml"
+    write_whole(out, as_yaml(data).encode())
+    said = calibration.document(found) or {}
+    return {"command": "calibrate", "profile": str(out), "name": data["name"], **said, "assumed": list(hardware.assumed)}
+
+
+def _read(name: str, runs: str) -> tuple[Path, dict[str, Any]]:
+    """Measurements by the name of a run or of a file, with the file they stand in."""
+    path = Path(name)
+    if not path.is_file():
+        folder = path if (path / "journal").is_file() else Path(runs) / name
+        path = folder / MEASUREMENTS
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or not isinstance(data.get("blocks"), list):
+            raise ValueError("no list of blocks in it")
+        for said in data["blocks"]:
+            blocks.of_document(said)
+    except OSError:
+        raise Refused(
+            Problem(field="measured", expected="a run with timed blocks, or a file of `coopt measure --out`",
+                    got=name[:80], hint="`coopt runs` lists the runs")
+        ) from None  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refused(Problem(file=str(path), field="measured", expected="measurements", got=str(error)[:80])) from None
+    return path, data
+
+
+def _chip(options: Any, sources: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, Any]:
+    """The file of the chip that blocks were timed on."""
+    if options.hardware:
+        return load.profile("chip", options.hardware, path=options.profile_path).data
+    for _, source in sources:
+        if isinstance(source.get("profile"), dict):
+            return source["profile"]
+    raise Refused(
+        Problem(field="hardware", expected="the chip these blocks were timed on", got="nothing",
+                hint="name its profile with --hardware")
+    )  # fmt: skip
+
+
+def _hardware(chip: Mapping[str, Any], path: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{chip['name']}.yaml"
+        file.write_text(as_yaml(dict(chip)), encoding="utf-8")
+        return load.resolve(str(file), chips=1, stack="jax", path=path)
