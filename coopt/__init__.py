@@ -8,7 +8,7 @@ The front door; each name is imported when it is first used, so that `import coo
 | `count(model, layout, workload)` | what one step must do: `Ops` |
 | `estimate(ops, hardware)` | what that takes: `Cost`; with `count`, the only cost expression there is |
 | `explain(model, layout, workload, hardware)` | the two side by side, row by row, as a document |
-| `sweep(space, hardware, objectives=...)` | the same expression over millions of candidates: the best, the front, a census |
+| `sweep(space, hardware, objectives=...)` | the same expression over millions: the best, the front, what does not run |
 | `measure(model, layout, seq_len=...)` | one block compiled and timed here by JAX, as a document |
 | `calibrate(hardware, measured)` | the machine with constants fitted to such measurements: `Hardware` |
 | `loss(law, model, tokens, batch_tokens)` | what quality a model reaches, with its interval; NaN where no law knows |
@@ -20,7 +20,7 @@ The front door; each name is imported when it is first used, so that `import coo
     >>> model, machine = coopt.load("llama3-70b"), coopt.load("dgx-h100", chips=1024)
     >>> cut, filled_in = layout("tp=8,pp=4", hardware=machine, model=model)
     >>> cost = coopt.estimate(coopt.count(model, cut, training(seq_len=8192, batch=512)), machine)
-    >>> 3.0 < cost.step_time < 7.0, 0.25 < cost.mfu < 0.6
+    >>> bool(3.0 < cost.step_time < 7.0), bool(0.25 < cost.mfu < 0.6)
     (True, True)
 
 Documents are plain JSON values: times s, bytes B, FLOP, USD, J, W; None is `not known`. `coopt.report.show(document)`

@@ -49,9 +49,11 @@ def models(options: Any) -> dict[str, Any]:
 def check(options: Any) -> dict[str, Any]:
     """Every mistake in some files, or in every YAML file of some folders."""
     from coopt.roadmap.scenario_schema import Scenario
+    from coopt.study.schema import Described, Study
 
+    schemas = {"scenario": Scenario, "study": Study, "space": Described}
     files, problems = _files(options.files)
-    problems += profiles.check(files, path=options.profile_path, schemas={"scenario": Scenario})
+    problems += profiles.check(files, path=options.profile_path, schemas=schemas)
     return {"files": len(files), "errors": [dataclasses.asdict(problem) for problem in problems]}
 
 

@@ -129,7 +129,9 @@ def _tile(plan: Plan, slab: Slab) -> Recorded:
             value, unknown = score.objectives[position], len(VERDICTS) + 2 * number
             failed = where(value > np.float64(bound), unknown + 1, where(value == value, 0, unknown))
             code = where(code < 0.5, failed, code)
-        return record(tape, (code, *score.objectives[: task.objectives]))
+        recorded = record(tape, (code, *score.objectives[: task.objectives]))
+    tape.known.clear()  # terms know their tape: with the way back cut, a tile's arrays are freed at once
+    return recorded
 
 
 @functools.partial(jax.jit, static_argnames=("block", "shape"))

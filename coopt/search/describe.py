@@ -21,7 +21,7 @@ WORKLOAD = {"batch": "workload.phases.0.batch", "seq_len": "workload.phases.0.se
 FORMS = "a number, a list, {from, to, step | factor}, {of, over} or {of, times, multiple}"
 
 
-def space(
+def space_from(
     description: Mapping[str, Any],
     *,
     chips: int | Sequence[int] | None = None,

@@ -17,7 +17,8 @@ from coopt.search.price import Expression
 from coopt.search.space import Candidate, Space, all_digits, blocks, flat
 
 ROUNDING = 1e-12  # relative: how far a compiled float64 objective may lie from NumPy's
-BATCH = 4096  # blocks priced at once
+BATCH = 4096  # blocks priced at once, at most;
+FEW = 128  # at first: a few good points close most of the others
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,8 +151,10 @@ def widen(state: Frontier, starts: np.ndarray, ideals: np.ndarray) -> Frontier:
 def close(task: Task, state: Frontier, *, down_to: int) -> Frontier:
     """Prices the most promising open blocks until at most `down_to` are open; with 0 the front is exact."""
     starts, ideals = _open(state, state.starts, state.ideals)
+    batch = FEW
     while len(starts) > down_to:
-        first = strong_first(ideals[:, state.live])[:BATCH]
+        first = strong_first(ideals[:, state.live])[:batch]
+        batch = min(2 * batch, BATCH)
         state = _achieve(state, *open_blocks(task, starts[first]))
         rest = np.ones(len(starts), dtype=bool)
         rest[first] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 GRID = 30  # binary digits of the mantissa that count, about nine decimal ones
+HEAD = 64  # rows compared in all pairs
 STRONG = 128  # points that are tried on everything before the rest
 
 
@@ -60,10 +61,16 @@ def front(values: np.ndarray) -> np.ndarray:
     order = alive[np.lexsort((alive, *values[alive].T[::-1]))]
     columns, kept = np.ascontiguousarray(values[order].T), []
     while len(order):
-        kept.append(order[0])
-        gone = _nowhere_below(columns, columns[:, 0])
+        # the next rows among themselves, all pairs; then what is left of them against all behind them
+        head = columns[:, :HEAD]
+        beaten = np.triu((head[:, :, None] <= head[:, None, :]).all(axis=0), 1).any(axis=0)
+        kept.append(order[:HEAD][~beaten])
+        order, columns = order[HEAD:], columns[:, HEAD:]
+        gone = np.zeros(len(order), dtype=bool)
+        for point in head[:, ~beaten].T:
+            gone |= _nowhere_below(columns, point)
         order, columns = order[~gone], columns[:, ~gone]
-    return np.sort(np.asarray(kept, dtype=np.int64))
+    return np.sort(np.concatenate([alive[:0], *kept]))
 
 
 def _nowhere_below(columns: np.ndarray, point: np.ndarray) -> np.ndarray:

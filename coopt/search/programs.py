@@ -34,6 +34,7 @@ class Recorded:
     programs: tuple[Program, ...]
     wide: np.ndarray
     shared: np.ndarray
+    work: float  # compiled element operations for one choice of the last axis
 
 
 def record(tape: Tape, results: Sequence) -> Recorded:
@@ -76,6 +77,7 @@ def record(tape: Tape, results: Sequence) -> Recorded:
         programs=tuple(programs),
         wide=np.concatenate(wide) if wide else np.empty((0, width)),
         shared=np.concatenate(shared) if shared else np.empty(0),
+        work=sum(math.prod(tape.nodes[i][2]) for i in needed) / width,
     )
 
 

@@ -240,4 +240,3 @@ def model_file(model: Model, study: str, date: str) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, indent=1, ensure_ascii=False) + "\n"
-

@@ -78,7 +78,7 @@ def do(run: Run | None, executor: Executor | None, job: Mapping[str, Any], *, de
     while trial not in run.trials.done and run.claim(trial, **about):
         outcome = executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE)
         if outcome.status == "crashed":
-            run.crashed(trial, detail=f"{outcome.signal} in {outcome.phase}: {outcome.message[:400]}")
+            run.crashed(trial, detail=_last_words(outcome))
         else:
             record = finite(_record(outcome))
             run.finish(trial, record.pop("status"), **record, job=finite(dict(job)), **about)
@@ -89,11 +89,17 @@ def do(run: Run | None, executor: Executor | None, job: Mapping[str, Any], *, de
             "message": done.get("message") or done.get("detail") or ""}  # fmt: skip
 
 
+def _last_words(outcome: Outcome) -> str:
+    """What is known of a death: signal, phase, and the end of what the child wrote."""
+    tail = " ".join(outcome.stderr.split())[-300:]
+    return f"{outcome.signal} in {outcome.phase}: {outcome.message[:300]}" + (f"; it wrote: {tail}" if tail else "")
+
+
 def _record(outcome: Outcome) -> dict[str, Any]:
     return {
         "status": outcome.status,
         "result": outcome.result,
-        "message": outcome.message,
+        "message": _last_words(outcome) if outcome.status == "crashed" else outcome.message,
         "seconds": outcome.seconds,
         "phase": outcome.phase,
         "isolation": outcome.isolation,

@@ -18,7 +18,7 @@ from coopt.spec.nouns import Cost, Hardware, Layout, Model, Ops, training
 from coopt.store import finite, identity
 from coopt.tree import replace
 
-BUDGET = 0.15  # s of timing a block asks for; it takes no fewer than three samples whatever that costs
+BUDGET = 0.4  # s of timing a block asks for; it takes no fewer than three samples whatever that costs
 LATER = ("overhead", "stragglers")  # rows in proportion to all others
 COMPUTE = ("matmul", "attention", "elementwise", "gather")
 

@@ -76,11 +76,10 @@ def resolved(
     study: Study, *, chip: Mapping[str, Any] | None, folder: Path | None, fidelity: str = "", path: Any = None
 ) -> list[Hardware]:
     """The machines of a study in its order; those of this host from the files in `folder`."""
-    found = []
-    for machine in study.machines:
-        if machine.hardware != HOST:
-            found.append(load.resolve(machine.hardware, chips=machine.chips, stack=study.stack,
-                                      overrides=machine.set, path=path))  # fmt: skip
+    found, known = [], named(study, path=path)
+    for number, machine in enumerate(study.machines):
+        if number in known:
+            found.append(known[number])
             continue
         assert chip is not None and folder is not None
         name, chips = str(chip["name"]), int(machine.chips or 1)
@@ -91,6 +90,15 @@ def resolved(
                             path=_paths(folder, path) if joined else path)  # fmt: skip
         found.append(replace(here, fidelity=fidelity) if fidelity and not joined else here)
     return found
+
+
+def named(study: Study, *, path: Any = None) -> dict[int, Hardware]:
+    """The machines of a study that have profiles, by their place in it."""
+    return {
+        number: load.resolve(machine.hardware, chips=machine.chips, stack=study.stack, overrides=machine.set, path=path)
+        for number, machine in enumerate(study.machines)
+        if machine.hardware != HOST
+    }
 
 
 def _several(machine: Machine) -> bool:

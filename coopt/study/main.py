@@ -16,7 +16,8 @@ from typing import Any
 
 from coopt import store
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import Law
+from coopt.spec import load
+from coopt.spec.nouns import Hardware, Law
 from coopt.store import Run
 from coopt.study import asked, bench, blocks, calibration, elsewhere, machines, ranking, screening, spaces
 from coopt.study.answer import Told, answer, save
@@ -25,6 +26,7 @@ from coopt.study.emit import as_yaml
 from coopt.study.machines import Here
 from coopt.study.screening import Screened
 from coopt.study.schema import Study
+from coopt.study.spaces import Family
 from coopt.workers import Executor
 
 MORE = 2  # times as many blocks as asked for are tried, where some have no usable time
@@ -43,6 +45,7 @@ def search(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     """
     asking = asked.question(options)
     path = Path(options.runs) / asking.study.name
+    _rehearse(asking.study, options.profile_path)
     if options.resume:
         with store.resume(path) as run:
             _same(run, asking)
@@ -85,6 +88,31 @@ def _header(run: Run) -> dict[str, Any]:
     return next((record for record in run.trials.notes if record["kind"] == "journal"), {})
 
 
+def _rehearse(study: Study, path: Any) -> None:
+    """Refuses, before anything is measured or written, a study whose parts are not there or do not fit together."""
+    problems: list[Problem] = []
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except Refused as refusal:
+            problems.extend(refusal.problems)
+
+    family = attempt(lambda: spaces.family(study, path=path))
+    attempt(lambda: spaces.law_of(study, path=path))
+    known = attempt(lambda: machines.named(study, path=path)) or {}
+    for number, machine in enumerate(study.machines):
+        chips = known[number].chips if number in known else machine.chips or 1.0
+        if family is not None and not problems:
+            attempt(lambda chips=chips: spaces.space(study, family, chips=float(chips)))
+    if study.elsewhere is not None:
+        attempt(lambda: elsewhere.sites(study.elsewhere, path=path))
+        for trained in study.elsewhere.models:
+            attempt(lambda trained=trained: load.model(trained.model, path=path))
+    if problems:
+        raise Refused(*dict.fromkeys(problems))
+
+
 def _same(run: Run, asking: Question) -> None:
     """Refuses to go on with a run by another study than its own."""
     if asked.written(run.study, file=str(run.path / "study.yaml")).study != asking.study:
@@ -117,7 +145,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
                 aim.told("measuring this host", 1, 1)
         hardware = _machines(run, study, here, "measured", date, aim)
         with spent("screen"):
-            first = _screened(study, family, hardware, law, aim, "screening")
+            first = _screened(study, family, hardware, law, aim, "screening", front=not study.measure)
         with spent("measure"):
             timed = _timed(run, executor, study, first, aim) if study.measure else []
     with spent("calibrate"):
@@ -127,8 +155,9 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
         said = f"{found.blocks} blocks timed in the run {run.name}"
         chip = calibration.profile(here.chip, found, date=date, blocks=said)
         hardware = _machines(run, study, Here(here.measured, chip), "calibrated", date, aim, fidelity="interpolated")
+    if study.measure:
         with spent("screen again"):
-            final = _screened(study, family, hardware, law, aim, "screening again, calibrated")
+            final = _screened(study, family, hardware, law, aim, "screening again, calibrated", front=True)
     with spent("answer"):
         reached = Told(
             asking=asking,
@@ -172,7 +201,9 @@ def _machines(run: Run, study: Study, here: Here | None, folder: str, date: str,
     return machines.resolved(study, chip=chip, folder=place, fidelity=fidelity, path=aim.path)
 
 
-def _screened(study: Study, family, hardware, law: Law | None, aim: _Aim, said: str) -> list[Screened]:
+def _screened(
+    study: Study, family: Family, hardware: list[Hardware], law: Law | None, aim: _Aim, said: str, *, front: bool
+) -> list[Screened]:
     """Every machine's sweep."""
     found = []
     for number, machine in enumerate(hardware):
@@ -183,6 +214,7 @@ def _screened(study: Study, family, hardware, law: Law | None, aim: _Aim, said: 
                 study, family, machine, law,
                 distinct=int(study.measure * MORE if blocked else study.top),
                 key=(lambda plan: blocks.key(blocks.of_plan(plan))) if blocked else screening.kind_of(family),
+                pareto=front,
                 progress=lambda done, total, sentence=sentence: aim.told(sentence, done, total),
             )
         )  # fmt: skip

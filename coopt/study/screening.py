@@ -50,6 +50,7 @@ def screen(
     *,
     distinct: int,
     key: Callable[[Candidate], Hashable],
+    pareto: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Screened:
     """Prices every candidate; keeps enough of the best that `distinct` of them differ by `key`, if there are so many."""
@@ -58,7 +59,7 @@ def screen(
     keep = KEEP
     while True:
         result = sweep(found, hardware, law=law, objectives=names, limits=study.limits, keep=keep,
-                       expression=expression, progress=progress)  # fmt: skip
+                       pareto=pareto, expression=expression, progress=progress)  # fmt: skip
         told = Screened(space=found, result=result, family=family, hardware=hardware, law=law)
         many = sum(1 for _ in best(told, key=key, most=distinct))
         if many >= distinct or len(result.top.indices) < keep or keep >= MOST:

@@ -56,7 +56,7 @@ def space(study: Study, found: Family, *, chips: float) -> Space:
         "layout": {name: offered if isinstance(offered, list) else [offered] for name, offered in layout.items()},
     }
     work = training(study.workload.seq_len, _first(study.workload.global_batch), _first(study.workload.tokens))
-    return describe.space(description, chips=int(chips), model=found.model, workload=work, file=found.file)
+    return describe.space_from(description, chips=int(chips), model=found.model, workload=work, file=found.file)
 
 
 def chosen(within: Space, index: int, family: Family, hardware: Hardware, law: Law | None) -> Candidate:

@@ -133,7 +133,13 @@ def calibrate(options: Any) -> dict[str, Any]:
     out = Path(options.out) if options.out else sources[0][0].parent / f"{data['name']}-calibrated.yaml"
     write_whole(out, as_yaml(data).encode())
     said = calibration.document(found) or {}
-    return {"command": "calibrate", "profile": str(out), "name": data["name"], **said, "assumed": list(hardware.assumed)}
+    return {
+        "command": "calibrate",
+        "profile": str(out),
+        "name": data["name"],
+        **said,
+        "assumed": list(hardware.assumed),
+    }
 
 
 def _read(name: str, runs: str) -> tuple[Path, dict[str, Any]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from coopt.search.exact import BATCH
+from coopt.search import exact
 from coopt.search.pareto import dominated, front, graded
 from coopt.search.price import Score
 from coopt.search.space import Candidate, Space, all_digits, axis, digits, flat, index, product, size
@@ -194,9 +195,11 @@ def many_on_the_front(candidate: Candidate, names: tuple[str, ...]) -> Score:
     return Score(verdict=0.0, objectives=(1.0 + step, 1e5 - step))
 
 
-def test_a_front_of_everything_is_returned_whole():
-    """More blocks stay open than are priced at once."""
-    space = product([axis("tp", "layout.tp", range(900)), axis("pp", "layout.pp", range(90))], Candidate())
-    assert size(space) > 16 * BATCH
-    found = sweep(space, Hardware(), objectives=("up", "down"), expression=many_on_the_front, keep=1)
-    assert found.pareto.indices.tolist() == list(range(size(space)))
+def test_a_front_of_everything_is_returned_whole(monkeypatch):
+    """More blocks stay open than are kept, and than are priced at once."""
+    monkeypatch.setattr(exact, "BATCH", 32)
+    monkeypatch.setattr(sys.modules[sweep.__module__], "OPEN", 48)
+    space = product([axis("tp", "layout.tp", range(60)), axis("pp", "layout.pp", range(50))], Candidate())
+    for chunk in (500, 10**6):
+        found = sweep(space, Hardware(), objectives=("up", "down"), expression=many_on_the_front, keep=1, chunk=chunk)
+        assert found.pareto.indices.tolist() == list(range(size(space)))

@@ -271,13 +271,18 @@ def test_no_value_stops_a_page(odd: Any) -> None:
         assert "</html>" in html_page(document) and table(document) and csv_table(document)
 
 
+DRAWN = {"plans", "pareto", "measured", "step_time", "memory", "rows", "by_row", "by_rate", "points", "by_hardware",
+         "deployments", "training_runs", "capex_by_quarter"}  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["search", "explain", "compare", "validate", "plan"])
 def test_no_single_value_stops_a_figure(name: str) -> None:
     document = thin(load(name))
     for path in leaves(document):
-        for odd in (None, -1.0, "x", 1e308):
-            draw(put(document, path, odd))
+        if path[0] in DRAWN and "layout" not in path:
+            for odd in (None, -1.0, 1e308):
+                draw(put(document, path, odd))
 
 
 def test_a_confidential_field_is_not_printed() -> None:

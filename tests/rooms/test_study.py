@@ -1,0 +1,451 @@
+"""The main loop's parts: what is asked, this host as a file, screening that cannot be gamed, calibration, answers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coopt.cost import estimate
+from coopt.ops import count
+from coopt.problems import Refused
+from coopt.search.space import digits, settings, size
+from coopt.spec import load, read
+from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
+from coopt.store import open_run
+from coopt.study import asked, bench, blocks, calibration, elsewhere, emit, host, machines, main, ranking, screening
+from coopt.study import spaces as families
+from coopt.study.schema import Study
+from coopt.tree import replace
+
+# What a `host` job answers, in the shape of the real thing; the numbers are nobody's.
+MEASURED = {
+    "name": "Test CPU (two cores)", "platform": "cpu", "device": "cpu", "cores": 2, "versions": {"jax": "0.10.2"},
+    "memory": 16 * 2.0**30, "memory_available": 12 * 2.0**30, "dispatch": {"time": 8e-6}, "bandwidth": {"rate": 2e10},
+    "matmul": {
+        "fp32": {"256": {"rate": 8.0e10}, "512": {"rate": 9.0e10}, "1024": {"rate": 9.6e10}, "2048": {"rate": 1e11}},
+        "bf16": {"512": {"rate": 4.0e10}, "1024": {"rate": 4.2e10}},
+    },
+}  # fmt: skip
+DATE = "2026-01-02"
+
+
+def options(**given):
+    """The options of `coopt search` as the command line leaves them."""
+    nothing = dict.fromkeys(("study", "model", "hardware", "chips", "layout", "seq_len", "global_batch", "tokens",
+                             "stack", "measure", "objective", "loss", "top", "name", "profile_path",
+                             "block_seconds"))  # fmt: skip
+    usual = {"workload": "train", "batch_penalty": "law", "seed": 0, "resume": False, "runs": "runs", "overrides": {}}
+    return argparse.Namespace(**{**nothing, **usual, **given})
+
+
+@pytest.fixture
+def here(tmp_path: Path):
+    """The described host as a machine, from its file."""
+    (tmp_path / "host.yaml").write_text(emit.as_yaml(host.chip(MEASURED, date=DATE)))
+    return load.resolve(str(tmp_path / "host.yaml"), chips=1, stack="jax")
+
+
+def study(**changes) -> Study:
+    """The default study with some fields changed."""
+    return asked.checked_study({**asked.study_data(None), **changes})
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def test_default_study_is_sound():
+    """The embedded study passes its own schema, and the axes of both its machines hold a million candidates."""
+    asking = asked.question(options())
+    found = families.family(asking.study)
+    sizes = [size(families.space(asking.study, found, chips=chips)) for chips in (1, 8)]
+    assert sum(sizes) >= 1_000_000
+    assert asking.study.measure >= 8
+
+
+def test_mistakes_of_a_study_come_at_once_with_their_lines(tmp_path: Path):
+    """D-plans of broken inputs: every mistake, each with file and line."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "kind: study\nname: mine\ntitle: Broken\nspace: gpt-small\nmachines:\n  - {hardware: host, chips: 4}\n"
+        "workload: {seq_len: 512, global_batch: many}\nobjective: speed\nlimits: {los: 3}\n"
+    )
+    with pytest.raises(Refused) as refusal:
+        asked.question(options(study=str(file)))
+    found = {(problem.line, problem.field.split(".")[0]) for problem in refusal.value.problems}
+    assert found >= {(7, "workload"), (8, "objective"), (9, "limits")}
+    assert "machines" in {field for _, field in found} and all(line for line, _ in found)
+    assert {problem.file for problem in refusal.value.problems} == {str(file)}
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"objective": "speed"}, "objective"),
+        ({"overrides": {"colour.deep": "1"}}, "colour"),
+        ({"layout": "tq=8"}, "layout.tq"),
+        ({"model": "llama3-70b", "hardware": "dgx-h100", "chips": 64, "measure": 2}, "file"),
+        ({"model": "no-such-model", "hardware": "dgx-h100"}, "model"),
+        ({"study": "mine"}, "study"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(given, field):
+    with pytest.raises(Refused) as refusal:
+        asked.question(options(**given))
+    assert field in {problem.field for problem in refusal.value.problems}
+
+
+def test_flags_reach_the_study():
+    asking = asked.question(
+        options(loss=3.5, measure=0, top=5, name="other", layout="tp=2,recompute=full", batch_penalty="none",
+                overrides={"study.law": "chinchilla-besiroglu", "hardware.memory.capacity": "8 GiB"})
+    )  # fmt: skip
+    assert asking.study.limits == {"loss": 3.5}
+    assert (asking.study.measure, asking.study.top, asking.study.name) == (0, 5, "other")
+    assert asking.study.layout["tp"] == [2] and asking.study.layout["recompute"] == ["full"]
+    assert asking.study.batch_penalty == "none"
+    assert all(machine.set == {"memory.capacity": "8 GiB"} for machine in asking.study.machines)
+
+
+def test_study_survives_its_own_file():
+    """What a run holds reads back as what was asked, for the default study and for a few words."""
+    for given in (options(), options(model="llama3-70b", hardware="dgx-h100", chips=64, layout="tp=8")):
+        asking = asked.question(given)
+        assert asked.written(emit.as_yaml(asking.data), file="study.yaml").study == asking.study
+
+
+# ---------------------------------------------------------------- this host as files
+
+
+def test_host_becomes_a_chip_that_loads(here):
+    assert here.peak[0] == 1e11 and here.peak[2] == 4.2e10
+    assert here.bandwidth * here.stream == 2e10
+    assert here.memory == 12 * 2.0**30
+    assert 0.9 < here.matmul[0] <= 1.0 and 1 < here.depth < 200
+    for unknown in (here.dollars_hour, here.dollars, here.watts, here.sigma):
+        assert math.isnan(unknown)
+
+
+def test_mesh_of_hosts_says_its_link(tmp_path: Path):
+    chip = host.chip(MEASURED, date=DATE)
+    asking = study()
+    machines.write(tmp_path, machines.files(asking, chip, date=DATE), None)
+    one, mesh = machines.resolved(asking, chip=chip, folder=tmp_path)
+    assert (one.chips, mesh.chips, len(one.tiers)) == (1.0, 8.0, 0)
+    assert mesh.tiers[0].bandwidth == 12.5e9 and mesh.tiers[0].latency == 1e-5
+    assert mesh.peak == one.peak and mesh.chip == one.name
+    assert any("tiers.link.bandwidth" in said for said in mesh.assumed)
+
+
+@pytest.mark.parametrize("text", ["no", "1e5", "0x10", ".inf", "a: b", "- x", "5 # five", "", "x\ny", "ÿ", "~", "'"])
+def test_texts_survive_the_file(text):
+    assert read.read_text(emit.as_yaml({"said": text or " "}))[0] == {"said": text or " "}
+
+
+def test_numbers_survive_the_file(rng):
+    numbers = [float(x) for x in 10.0 ** rng.uniform(-30, 30, 50)] + [0.0, 1.0, 2.0**52, 1e-5, 819e6]
+    assert read.read_text(emit.as_yaml({"all": numbers}))[0]["all"] == numbers
+
+
+# ---------------------------------------------------------------- screening
+
+
+SMALL = {
+    "model": {"name": "gpt", "vocab": 32768, "norms": 1,
+              "layers": [{"mixer": "full", "feedforward": "dense", "norms": 2, "gated": 0}]},
+    "shape": {
+        "d_model": [512, 640, 768],
+        "layers": [2, 8, 10, 12],
+        "heads": {"of": "d_model", "over": 64},
+        "kv_heads": {"of": "heads", "over": 1},
+        "d_ff": {"of": "d_model", "times": 4},
+    },
+}  # fmt: skip
+WORK = {"seq_len": 256, "global_batch": [16, 64], "tokens": {"from": 0.82e9, "to": 8e9, "factor": 1.2}}
+
+
+def swept(asking: Study, machine):
+    family = families.family(asking)
+    kind = screening.kind_of(family)
+    return screening.screen(asking, family, machine, families.law_of(asking), distinct=3, key=kind)
+
+
+def winner(told):
+    index = int(told.result.top.indices[0])
+    return told.plan(index), settings(told.space, index)
+
+
+def test_planted_exploits_do_not_win(here):
+    """Two layers, a vocabulary of a million and a batch of 1e9 tokens: each would win if only time counted."""
+    shape = SMALL["shape"] | {"vocab": [1024, 32768, 1_000_000]}
+    batch = 2.0**22  # sequences: 1e9 tokens a step
+    tokens = [1.2e9, 2e9, 4e9, 8e9, 16e9, 64e9]
+    asking = study(
+        space={**SMALL, "shape": shape},
+        workload={"seq_len": 256, "global_batch": [16, batch], "tokens": tokens},
+        layout={**asked.study_data(None)["layout"], "precision": ["fp32"], "micro_batch": [1]},
+    )
+    plan, _ = winner(swept(asking, here))
+    layers = float(plan.model.kinds[0].count)
+    assert layers > 2 and float(plan.model.vocab) == 32768 and float(plan.workload.train.batch) == 16
+    # They are better where nothing but time is asked: the space does hold them, and quality alone keeps them out.
+    careless, _ = winner(swept(asking.model_copy(update={"limits": {}}), here))
+    assert float(careless.model.kinds[0].count) == 2 and float(careless.model.vocab) == 1024
+
+
+def test_batch_costs_tokens_by_the_law_alone(here):
+    """A batch far beyond the critical one wins only where the user says that it costs nothing."""
+    batches = {"seq_len": 256, "global_batch": [16, 2.0**15], "tokens": [1.5e9, 2e9, 4e9]}
+    asking = study(space=SMALL, workload=batches)
+    assert float(winner(swept(asking, here))[0].workload.train.batch) == 16
+    free = asking.model_copy(update={"batch_penalty": "none"})
+    assert float(winner(swept(free, here))[0].workload.train.batch) == 2.0**15
+
+
+def test_mixture_is_not_ranked_by_a_dense_law(here):
+    """4,096 experts add parameters for nothing: under a dense law their loss is unknown, and they are rejected."""
+    kind = {"mixer": "full", "feedforward": "moe", "norms": 2, "gated": 0, "experts": 4096, "top_k": 1}
+    shape = {**{k: v for k, v in SMALL["shape"].items() if k != "d_ff"}, "d_expert": {"of": "d_model", "times": 1}}
+    asking = study(space={"model": {**SMALL["model"], "layers": [kind]}, "shape": shape}, workload=WORK)
+    told = swept(asking, replace(here, memory=1e18))
+    assert told.result.feasible == 0 and len(told.result.top.indices) == 0
+    assert told.result.rejected.get("loss unknown", 0) > 0
+
+
+def test_best_plans_differ_in_shape_and_are_in_order(here):
+    told = swept(study(space=SMALL, workload=WORK), here)
+    plans = ranking.ranked([told], top=5)
+    rows = [ranking.document(plan, rank=1, objective="device_time") for plan in plans]
+    times = [row["device_time"] for row in rows]
+    assert times == sorted(times) and len({row["model"] for row in rows}) == len(rows) > 2
+    for row in rows:
+        assert row["verdict"] == "fits" and row["loss"] <= 3.6
+        tokens_a_second = row["tokens"] / (row["device_time"] / row["chips"])
+        assert tokens_a_second == pytest.approx(row["tokens_per_second_per_chip"] * row["chips"])
+        assert row["interval"][0] < row["step_time"] < row["interval"][1]
+        assert row["dollars_per_token"] is None and row["joules_per_token"] is None
+
+
+def test_every_machine_has_its_share_of_the_list(here):
+    """A machine that is eight times as fast does not push the reader's own out of the list."""
+    asking = study(space=SMALL, workload=WORK, objective="run_time")
+    fast = replace(here, name="fast", peak=tuple(8 * p for p in here.peak), bandwidth=8 * here.bandwidth)
+    plans = ranking.ranked([swept(asking, here), swept(asking, fast)], top=6)
+    names = [plan.hardware.name for plan in plans]
+    assert len(plans) == 6 and names[0] == "fast" and here.name in names
+
+
+def test_winner_on_an_edge_is_said(here):
+    """A winner at the end of an axis, or of what its law was fitted on, is reported as such."""
+    told = swept(study(space=SMALL, workload=WORK), here)
+    index = int(told.result.top.indices[0])
+    said = " ".join(ranking.boundary_hits(told, index))
+    chosen = {axis.name: digit for axis, digit in zip(told.space.axes, digits(told.space, index), strict=True)}
+    assert ("micro_batch" in said) == (chosen["micro_batch"] == 1)
+
+
+# ---------------------------------------------------------------- blocks and calibration
+
+
+def block(d: int, micro_batch: float, **layout):
+    kind = LayerKind(count=12.0, heads=d / 64, kv_heads=d / 64, head_dim=64.0, d_ff=4.0 * d, gated=0.0)
+    model = Model(name="gpt", d_model=float(d), vocab=32768.0, kinds=(kind,))
+    cut = Layout(micro_batch=micro_batch, fused_attention=0.0, precision=PRECISIONS["fp32"], **layout)
+    return blocks.job(model, cut, seq_len=256)
+
+
+def timed_by(machine, jobs, rng, noise=0.01):
+    """Blocks as a clock on `machine` would give them."""
+    told = []
+    for job in jobs:
+        forward, both = (time * math.exp(noise * rng.standard_normal()) for time in blocks.predicted(job, machine))
+        phases = {"forward": {"time": forward, "spread": noise}, "forward_backward": {"time": both, "spread": noise}}
+        told.append(blocks.Timed(job, "ok", {"phases": phases, "kind": "clock"}, 1.0))
+    return told
+
+
+def test_equal_blocks_are_one_job():
+    """A layer does not depend on how many there are, on data parallelism, or on where the state lies."""
+    one = block(512, 1.0)
+    assert blocks.key(one) == blocks.key(block(512, 1.0, dp=8.0, zero=1.0, fsdp=8.0))
+    assert blocks.key(one) != blocks.key(block(512, 2.0))
+    assert blocks.key(one) != blocks.key(block(512, 1.0, recompute=2.0))
+    json.dumps(one, allow_nan=False)
+
+
+def test_calibration_finds_the_machine_that_was_timed(here, rng):
+    """Efficiency and bandwidth of a hidden machine come back within their errors, and left-out blocks agree."""
+    hidden = calibration.with_constants(here, {"matmul": 0.6, "bandwidth": 3.2e10, "attention": 0.3, "kernel": 2e-5})
+    jobs = [block(d, micro_batch) for d in (256, 384, 512, 768) for micro_batch in (1.0, 2.0)]
+    found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
+    assert found is not None
+    assert found.constants["matmul"] == pytest.approx(0.6, rel=0.05)
+    assert found.before["mape"] > 0.2 > 0.05 > found.held_out["mape"]
+    assert found.after["mape"] <= found.held_out["mape"] + 1e-6
+
+
+def test_calibrated_profile_loads_and_predicts_the_same(here, rng, tmp_path: Path):
+    """The file is the calibration: what it resolves to prices blocks as the fit did."""
+    hidden = calibration.with_constants(here, {**calibration.constants_of(here), "matmul": 0.5})
+    jobs = [block(d, 1.0) for d in (256, 384, 512, 640)]
+    found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
+    assert found is not None
+    data = calibration.profile(host.chip(MEASURED, date=DATE), found, date=DATE, blocks="four blocks")
+    (tmp_path / "calibrated.yaml").write_text(emit.as_yaml(data))
+    again = load.resolve(str(tmp_path / "calibrated.yaml"), chips=1, stack="jax")
+    fitted = calibration.with_constants(here, found.constants)
+    for job in jobs:
+        assert blocks.predicted(job, again) == pytest.approx(blocks.predicted(job, fitted), rel=1e-3)
+    assert float(again.sigma) == pytest.approx(found.sigma, rel=1e-3)
+
+
+def test_blocks_faster_than_every_product_raise_the_peak(here, rng, tmp_path: Path):
+    """A host measured while it was busy: blocks then run faster than its peak, which is put right, not exceeded."""
+    hidden = calibration.with_constants(here, {**calibration.constants_of(here), "matmul": 1.8})
+    jobs = [block(d, 1.0) for d in (384, 512, 640, 768)]
+    found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
+    assert found is not None and found.constants["matmul"] > 1.5
+    data = calibration.profile(host.chip(MEASURED, date=DATE), found, date=DATE, blocks="four blocks")
+    (tmp_path / "raised.yaml").write_text(emit.as_yaml(data))
+    raised = load.resolve(str(tmp_path / "raised.yaml"), chips=1, stack="jax")
+    assert max(raised.matmul[:4]) <= 1.0 and raised.peak[0] > 1.5 * here.peak[0]
+    for job in jobs:
+        assert blocks.predicted(job, raised) == pytest.approx(blocks.predicted(job, hidden), rel=0.1)
+
+
+def test_too_few_blocks_calibrate_nothing(here, rng):
+    jobs = [block(256, 1.0), block(384, 1.0)]
+    assert calibration.calibrate(here, timed_by(here, jobs, rng)) is None
+
+
+def test_noise_moves_a_calibration_little(here, rng):
+    """One block that is four times too slow does not drag the machine along."""
+    jobs = [block(d, micro_batch) for d in (256, 384, 512, 768) for micro_batch in (1.0, 2.0)]
+    timed = timed_by(here, jobs, rng)
+    slow = {part: {**said, "time": 4 * said["time"]} for part, said in timed[0].answer["phases"].items()}
+    timed[0] = dataclasses.replace(timed[0], answer={"phases": slow})
+    found = calibration.calibrate(here, timed)
+    assert found is not None
+    assert found.constants["matmul"] == pytest.approx(float(here.matmul[0]), rel=0.15)
+
+
+def test_measured_layer_stands_for_the_layers_of_a_step(here):
+    """A layer measured as predicted leaves the step; one twice as slow adds the layers' share."""
+    told = swept(study(space=SMALL, workload=WORK), here)
+    plan, _ = winner(told)
+    both = blocks.predicted(blocks.of_plan(plan), here)[1]
+    step = float(estimate(count(plan.model, plan.layout, plan.workload), here).step_time)
+    assert blocks.step_time(plan, both) == pytest.approx(step, rel=1e-9)
+    phase = plan.workload.train
+    layers = float(plan.model.kinds[0].count) * float(phase.batch / plan.layout.micro_batch)
+    slower = blocks.step_time(plan, 2 * both) - step
+    assert slower == pytest.approx(layers * both * (1 + float(here.overhead)), rel=1e-6)
+
+
+def test_measurements_survive_their_file(here, rng):
+    (one,) = timed_by(here, [block(256, 1.0)], rng)
+    again = blocks.of_document(json.loads(json.dumps(one.document())))
+    assert again.times() == one.times() and again.job == one.job and again.usable
+
+
+# ---------------------------------------------------------------- elsewhere
+
+
+def test_like_another_machine_means_whole_racks_of_the_same_power():
+    """GB200 in the megawatts of 1,024 H100: nine racks of 72, of which 64 chips each are at work."""
+    asked_for = study().elsewhere
+    assert asked_for is not None
+    h100, gb200, _ = elsewhere.sites(asked_for)
+    assert (h100.chips, gb200.powered % 72, gb200.chips * 72) == (1024, 0, gb200.powered * 64)
+    watts = [site.powered * float(load.resolve(site.hardware, chips=site.chips).watts_all_in) for site in (h100, gb200)]
+    rack = 72 * watts[1] / gb200.powered
+    assert 0 <= watts[0] - watts[1] < rack
+
+
+def test_fastest_layout_is_the_fastest():
+    """Against every candidate priced one by one."""
+    from coopt.search.layouts import layout_space
+    from coopt.search.space import candidate
+    from coopt.spec.nouns import training
+
+    trained = elsewhere.Trained(model="llama3-8b", seq_len=8192, global_batch=64)
+    narrow = {"tp": [1, 2, 4], "cp": [1], "micro_batch": [1, 2], "vpp": [1], "zero": [1, 3], "offload": [0],
+              "recompute": ["none", "full"], "order": [0], "precision": ["bf16"]}  # fmt: skip
+    asked_for = elsewhere.Elsewhere.model_validate(
+        {"models": [trained.model_dump()], "machines": [{"hardware": "dgx-h100", "chips": 16}], "layout": narrow}
+    )
+    found = elsewhere.fastest(trained, elsewhere.Site("dgx-h100", 16, 16), asked_for)
+    machine, model = load.resolve("dgx-h100", chips=16), load.model("llama3-8b")
+    space = layout_space(model, training(8192.0, 64.0), chips=16, choices=narrow)
+    times = []
+    for index in range(size(space)):
+        one = candidate(space, index)
+        cost = estimate(count(model, one.layout, one.workload), machine)
+        times.append(float(cost.step_time) if int(cost.verdict) == 0 else math.inf)
+    best = candidate(space, int(np.argmin(times))).layout
+    assert found is not None and replace(found, precision=best.precision).tp == best.tp
+    assert float(estimate(count(model, found, training(8192.0, 64.0)), machine).step_time) == min(times)
+
+
+# ---------------------------------------------------------------- a whole search, analytical
+
+
+def test_search_of_layouts_writes_a_run_and_answers(runs: Path):
+    """`coopt search --model --hardware --chips`: the document's keys, the run's files, refusal of a second one."""
+    given = options(model="llama3-8b", hardware="dgx-h100", chips=16, global_batch=64.0, top=4,
+                    layout="cp=1,vpp=1,offload=0,order=tp-cp-dp-pp")  # fmt: skip
+    seen = []
+    document = main.search(given, told=lambda *said: seen.append(said))
+    assert {"evaluated", "feasible", "rejected", "seconds", "candidates_per_second", "plans", "pareto", "run",
+            "boundary_hits", "interval", "fidelity", "stack", "assumed", "nearest"} <= set(document)  # fmt: skip
+    keys = {"rank", "model", "hardware", "chips", "layout", "step_time", "tokens_per_second_per_chip", "mfu", "memory",
+            "dollars_per_token", "joules_per_token", "loss", "measured_time", "measured_kind", "interval"}  # fmt: skip
+    assert all(keys <= set(plan) for plan in document["plans"])
+    assert document["evaluated"] == document["feasible"] + sum(document["rejected"].values())
+    assert [plan["rank"] for plan in document["plans"]] == [1, 2, 3, 4]
+    assert document["plans"][0]["step_time"] == pytest.approx(document["explain"]["step_time"])
+    assert {said[0] for said in seen} and seen[-1][1] == seen[-1][2]
+    path = Path(document["run"])
+    saved = open_run(path)
+    assert saved.finished and json.loads((path / "answer.json").read_text())["plans"] == document["plans"]
+    with pytest.raises(Refused, match="--resume.*--name"):
+        main.search(given)
+    again = main.search(argparse.Namespace(**{**vars(given), "resume": True}))
+    assert again["plans"] == document["plans"]
+    with pytest.raises(Refused, match="begun with"):
+        main.search(argparse.Namespace(**{**vars(given), "resume": True, "top": 3}))
+    assert main.resume(options(run=str(path)))["plans"] == document["plans"]
+
+
+def test_nothing_is_written_for_a_study_that_cannot_be(runs: Path):
+    with pytest.raises(Refused):
+        main.search(options(model="llama3-8b", hardware="dgx-h100", chips=16, global_batch=64.0, layout="tp=7"))
+    assert not runs.exists()
+
+
+def test_trial_that_is_done_is_never_done_again(runs: Path):
+    """The journal is asked before the clock is, and a job that dies twice is given up."""
+    from coopt.store import create
+    from coopt.workers import Outcome
+
+    class Counting:
+        def __init__(self, *outcomes):
+            self.outcomes, self.asked = list(outcomes), 0
+
+        def run(self, path, payload, **limits):
+            self.asked += 1
+            return self.outcomes.pop(0)
+
+    executor = Counting(Outcome(result={"time": 1.0}), Outcome(status="crashed"), Outcome(status="crashed"))
+    with create(runs, "one", "kind: study\n") as run:
+        for _ in range(3):
+            assert bench.do(run, executor, {"kind": "a"}, deadline_s=1.0)["result"] == {"time": 1}
+        assert executor.asked == 1
+        for _ in range(2):
+            assert bench.do(run, executor, {"kind": "b"}, deadline_s=1.0)["status"] == "crashed"
+        assert executor.asked == 3
