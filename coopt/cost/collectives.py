@@ -29,16 +29,22 @@ def spans(hardware: Hardware, row: Row) -> tuple[Leaf, ...]:
     return tuple(ways)
 
 
-def rate(tier: Tier, ways: Leaf, sent: Leaf) -> Leaf:
-    """One-way B/s a chip gets from a tier, for messages of `sent` bytes over `ways` members.
+def rate(tier: Tier, ways: Leaf) -> Leaf:
+    """One-way B/s a chip gets from a tier for very large messages over `ways` members.
 
-    Oversubscription divides it, efficiency multiplies it, and half is reached at `saturation` bytes. A torus gives a
-    group the axes it spans: one of `axes` at least, all for the whole tier, in proportion to log(ways) / log(size).
+    Oversubscription divides it, efficiency multiplies it. A torus gives a group the axes it spans: one of `axes` at
+    least, all for the whole tier, in proportion to log(ways) / log(size).
     """
     full = tier.bandwidth * tier.efficiency / tier.oversubscription
     share = minimum(maximum(tier.axes * log(ways) / log(at_least(tier.size, 2.0)), 1.0), at_least(tier.axes, 1.0))
     share = where(tier.axes > 0.5, share / at_least(tier.axes, 1.0), 1.0)
-    return full * share * sent / at_least(sent + tier.saturation, 1e-30)
+    return at_least(full * share, 1e-30)
+
+
+def send_time(tier: Tier, ways: Leaf, sent: Leaf) -> Leaf:
+    """Seconds to send some bytes: (sent + saturation) / rate, so that half the rate is reached at `saturation`."""
+    some = minimum(ways - 1.0, 1.0)  # nothing is sent by a group of one
+    return (sent + tier.saturation * some) / rate(tier, ways)
 
 
 def tier_time(tier: Tier, ways: Leaf, held: Leaf, passes: Leaf) -> Leaf:
@@ -47,10 +53,9 @@ def tier_time(tier: Tier, ways: Leaf, held: Leaf, passes: Leaf) -> Leaf:
     Steps grow with the group: w - 1 a pass for a ring, 2 log2(w) for a tree; libraries take the quicker, so the
     smaller of both stands here.
     """
-    moved = passes * (ways - 1.0) / ways * held
     steps = passes * minimum(ways - 1.0, 2.0 * log(at_least(ways, 1.0)) / log(2.0))
     steps = steps + START * minimum(ways - 1.0, 1.0)
-    return moved / at_least(rate(tier, ways, moved), 1e-30) + steps * tier.latency
+    return send_time(tier, ways, passes * (ways - 1.0) / ways * held) + steps * tier.latency
 
 
 def collective_time(hardware: Hardware, row: Row) -> Leaf:
@@ -90,7 +95,7 @@ def all_to_all_time(hardware: Hardware, row: Row) -> Leaf:
         reached = inside * ways
         away = row.payload * (reached - inside) / row.size  # to members of this unit, not of the one below
         steps = (START + 1.0) * minimum(ways - 1.0, 1.0)
-        slowest = maximum(slowest, away / at_least(rate(tier, ways, away), 1e-30) + steps * tier.latency)
+        slowest = maximum(slowest, send_time(tier, ways, away) + steps * tier.latency)
         inside = reached
     return slowest
 
@@ -100,7 +105,7 @@ def p2p_time(hardware: Hardware, row: Row) -> Leaf:
     time: Leaf = 0.0
     for position in range(len(hardware.tiers) - 1, -1, -1):
         tier = hardware.tiers[position]
-        here = row.payload / at_least(rate(tier, 2.0, row.payload), 1e-30) + tier.latency
+        here = send_time(tier, 2.0, row.payload) + tier.latency
         if position == len(hardware.tiers) - 1:
             time = here
         else:

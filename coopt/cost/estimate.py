@@ -53,7 +53,9 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
         exposed(row, t, flow, layer, hide_send=hardware.hide_tensor, step=ratio(shown, data))
         for row, t in zip(rows, busy, strict=True)
     )
-    computing = sum((t for row, t in zip(rows, time, strict=True) if row.kind in COMPUTE), 0.0)
+    # sums of the few scopes, not of the many rows: a sweep needs this number and not the rows
+    shown_of = {"layer": flow.layers, "first": flow.first, "last": flow.last, "step": 1.0}
+    computing = sum(shown_of[scope] * total(rows, busy, scope, groups=None) for scope in shown_of)
     wanted = machine.wanted(ops.memory, hardware)
     return Cost(
         step_time=step_time,

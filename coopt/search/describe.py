@@ -53,8 +53,7 @@ def space_from(
     ]
     problems += _mistakes(shape, limits, file)
     layout = {name: choices for name, choices in description.get("layout", {}).items() if choices != "auto"}
-    chips = layout.pop("chips", 1) if chips is None else chips
-    layout.pop("chips", None)
+    said = layout.pop("chips", 1)
     if problems:
         raise Refused(*problems)
     model = model or _model(description.get("model", {}), file)
@@ -66,8 +65,14 @@ def space_from(
         base = put(base, dict(zip(one.paths, (float(v) for v in one.values[0]), strict=True)))
     axes = sorted((one for one in axes if len(one) != 1), key=len, reverse=True)
     _refuse_empty(axes, removed, file)
-    found = layout_space(base.model, base.workload, chips=chips, choices=_listed(layout), axes=axes,
-                         name=str(description.get("name", "")))  # fmt: skip
+    found = layout_space(
+        base.model,
+        base.workload,
+        chips=said if chips is None else chips,
+        choices=_listed(layout),
+        axes=axes,
+        name=str(description.get("name", "")),
+    )
     return Space(axes=found.axes, base=found.base, name=found.name, removed=(*removed.items(), *found.removed))
 
 
@@ -240,12 +245,9 @@ def _model(said: Mapping, file: str) -> Model:
         ]
     if problems:
         raise Refused(*problems)
-    leaves = [{k: v if k in words else float(v) for k, v in kind.items()} for kind in kinds]
-    return Model(
-        name=str(fields.pop("name", "")),
-        kinds=tuple(LayerKind(**kind) for kind in leaves),
-        **{name: float(value) for name, value in fields.items()},
-    )
+    leaves: list[dict[str, Any]] = [{k: v if k in words else float(v) for k, v in kind.items()} for kind in kinds]
+    numbers: dict[str, Any] = {name: float(value) for name, value in fields.items() if name != "name"}
+    return Model(name=str(fields.get("name", "")), kinds=tuple(LayerKind(**kind) for kind in leaves), **numbers)
 
 
 def _listed(layout: Mapping[str, Any]) -> dict[str, list]:

@@ -66,11 +66,10 @@ def layout_space(
     numbers = [chips] if isinstance(chips, int | float) else list(chips)
     rows = [row for number in numbers for row in _tuples(int(number), sizes, choices, removed)]
     parallel = axis("parallel", [f"layout.{field}" for field in PARALLEL], rows)
-    alone = max(numbers) == 1
-    inner = [
-        _plain(field, choices.get(field, default[:1] if alone and field in TOGETHER else default))
-        for field, default in CHOICES.items()
-    ]
+    offers = {field: choices.get(field, default) for field, default in CHOICES.items()}
+    if max(numbers) == 1:
+        offers |= {field: offers[field][:1] for field in TOGETHER}
+    inner = [_plain(field, offered) for field, offered in offers.items()]
     if "batch" in choices:
         inner.append(axis("batch", "workload.phases.0.batch", choices["batch"]))
     inner.sort(key=len, reverse=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from coopt.cost import estimate, loss
 from coopt.ops import count
+from coopt.problems import Problem, Refused
 from coopt.search.space import Candidate
 from coopt.spec.nouns import NAN, Cost, Leaf, Ops
 from coopt.tree import struct
@@ -48,6 +49,8 @@ OBJECTIVES: dict[str, tuple[str, Callable[[Candidate, Ops, Cost], Leaf]]] = {
 
 def price(candidate: Candidate, objectives: tuple[str, ...]) -> Score:
     """The one cost expression, `estimate(count(model, layout, workload), hardware)`, asked for `objectives`."""
+    if candidate.hardware is None:
+        raise Refused(Problem(field="hardware", expected="a machine to price on", got="none"))
     ops = count(candidate.model, candidate.layout, candidate.workload)
     cost = estimate(ops, candidate.hardware)
     return Score(

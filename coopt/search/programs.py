@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,50 +39,27 @@ class Recorded:
 
 
 def record(tape: Tape, results: Sequence) -> Recorded:
-    """The programs that compute `results` (terms or numbers) from what is on the tape."""
-    places = [tape.place(result) if isinstance(result, Term) else tape.place(np.float64(result)) for result in results]
+    """The programs that compute `results` (terms or numbers) from what is on the tape.
+
+    What is recorded but not asked for, such as rows that only an explanation reads, is left out.
+    """
+    places: list = [tape.place(one if isinstance(one, Term) else np.float64(one)) for one in results]
     needed = _needed(tape, places)
-    extents = {i: math.prod(tape.nodes[i][2]) for i in needed}
-    largest = max(extents.values(), default=1)
-    stage = {}
-    for i in needed:  # an operand is never larger than its result, so a stage never needs a later one
-        stage[i] = 0 if extents[i] <= GROWTH * largest else 1
-    # What is recorded but not asked for (rows that only an explanation reads) costs nothing.
-    used = {p[1] for i in needed for p in tape.nodes[i][1] if _is(p, "input")} | {
-        i for kind, i in places if kind == "input"
-    }
+    used = {p[1] for p in (*places, *_operands(tape, needed)) if _is(p, "input")}
     varied = {i for i in used if tape.inputs[i].ndim and tape.inputs[i].shape[-1] > 1}
-    across = tuple(_spec(i, tape.inputs[i]) for i in sorted(varied))
-    along = tuple(_spec(i, tape.inputs[i]) for i in sorted(used - varied))
-    programs, made = [], []
-    for number in (0, 1):
-        mine = [i for i in needed if stage[i] == number]
-        if not mine and number == 0:
-            continue
-        later = [p for i in needed if stage[i] > number for p in tape.nodes[i][1]]
-        gives = places if number == 1 else sorted({p for p in later if _is(p, "node") and p[1] in set(mine)})
-        programs.append(
-            Program(
-                nodes=tuple((i, *tape.nodes[i][:2]) for i in mine),
-                takes=tuple(made),
-                gives=tuple(gives),
-                across=across,
-                along=along,
-            )  # fmt: skip
-        )
-        made = [p[1] for p in gives]
-    width = max((tape.inputs[i].shape[-1] for i, _, _ in across), default=1)
-    wide = [tape.inputs[i].reshape(-1, width).astype(np.float64) for i, _, _ in across]
-    shared = [tape.inputs[i].reshape(-1).astype(np.float64) for i, _, _ in along]
+    width = max((tape.inputs[i].shape[-1] for i in varied), default=1)
+    wide = [tape.inputs[i].reshape(-1, width).astype(np.float64) for i in sorted(varied)]
+    shared = [tape.inputs[i].reshape(-1).astype(np.float64) for i in sorted(used - varied)]
     return Recorded(
-        programs=tuple(programs),
+        programs=_programs(tape, places, needed, across=tuple(_spec(i, tape.inputs[i]) for i in sorted(varied)),
+                           along=tuple(_spec(i, tape.inputs[i]) for i in sorted(used - varied))),
         wide=np.concatenate(wide) if wide else np.empty((0, width)),
         shared=np.concatenate(shared) if shared else np.empty(0),
         work=sum(math.prod(tape.nodes[i][2]) for i in needed) / width,
-    )
+    )  # fmt: skip
 
 
-def run(recorded: Recorded, wide: jax.Array, shared: jax.Array) -> list[jax.Array]:
+def run(recorded: Recorded, wide: np.ndarray, shared: np.ndarray) -> list[jax.Array]:
     """The results for some columns of `wide`, each at its natural shape."""
     made: list[jax.Array] = []
     for program in recorded.programs:
@@ -109,15 +87,35 @@ def _unpack(table: jax.Array, inputs: Sequence, last: tuple[int, ...]) -> dict[t
     return found
 
 
-def _needed(tape: Tape, places: Sequence) -> list[int]:
+def _programs(tape: Tape, places: list, needed: list[int], *, across: tuple, along: tuple) -> tuple[Program, ...]:
+    """Small nodes first, then large ones: an operand is never larger than its result, so none is needed earlier."""
+    extents = {i: math.prod(tape.nodes[i][2]) for i in needed}
+    small = [i for i in needed if extents[i] <= GROWTH * max(extents.values())]
+    large = sorted(set(needed) - set(small))
+    carried = sorted({p for p in (*places, *_operands(tape, large)) if _is(p, "node") and p[1] in set(small)})
+    parts = [(large, carried, places)]
+    if small:
+        parts.insert(0, (small, [], carried))
+    return tuple(
+        Program(nodes=tuple((i, *tape.nodes[i][:2]) for i in nodes), takes=tuple(i for _, i in takes),
+                gives=tuple(gives), across=across, along=along)
+        for nodes, takes, gives in parts
+    )  # fmt: skip
+
+
+def _operands(tape: Tape, nodes: Sequence[int]) -> list:
+    return [operand for i in nodes for operand in tape.nodes[i][1]]
+
+
+def _needed(tape: Tape, places: list) -> list[int]:
     wanted = {p[1] for p in places if _is(p, "node")}
     for i in range(len(tape.nodes) - 1, -1, -1):
         if i in wanted:
-            wanted |= {p[1] for p in tape.nodes[i][1] if _is(p, "node")}
+            wanted |= {p[1] for p in _operands(tape, [i]) if _is(p, "node")}
     return sorted(wanted)
 
 
-def _is(place, kind: str) -> bool:
+def _is(place: Any, kind: str) -> bool:
     return isinstance(place, tuple) and place[0] == kind
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 Place = tuple[str, int]  # ("input" | "node", position)
+Operand = Place | bool | int
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,7 +47,7 @@ class Tape:
             self.nodes.append((name, places, shape))
         return self.known[name, places]
 
-    def place(self, operand: Any) -> Place | bool | int:
+    def place(self, operand: Any) -> Operand:
         """Where a compiled program finds an operand. Floats become inputs, so that a number never causes a
         compilation; whole numbers written in the code stay what they are.
         """

@@ -18,6 +18,7 @@ from coopt.study.designs import Design
 from coopt.study.emit import as_yaml
 from coopt.study.evidence import card
 from coopt.study.machines import Here
+from coopt.study.objectives import machine_of
 from coopt.study.screening import Screened
 
 ANSWER = "answer.json"
@@ -125,7 +126,7 @@ def _measured(told: Told) -> list[dict[str, Any]]:
                 "outcome": block.status,
                 "message": block.message,
                 "spread": both.get("spread"),
-                "compile_s": sum(float(phases.get(p, {}).get("compile_s") or 0) for p in ("forward", "forward_backward")),
+                "compile_s": sum(float(part.get("compile_s") or 0) for part in (forward, both)),
                 "seconds": block.seconds,
             }
         )  # fmt: skip
@@ -138,9 +139,10 @@ def _best(told: Told, plan: Candidate | None, timed: Mapping[str, blocks.Timed])
     if plan is None:
         return {"explain": None, "boundary_hits": [], "interval": None, "fidelity": None,
                 "stack": told.asking.study.stack, "assumed": said, "nearest": []}  # fmt: skip
-    rows = explain(plan.model, plan.layout, plan.workload, plan.hardware)
+    machine = machine_of(plan)
+    rows = explain(plan.model, plan.layout, plan.workload, machine)
     design = Design(name=plan.model.name, model=plan.model, layout=plan.layout, workload=plan.workload,
-                    hardware=plan.hardware, assumed=plan.hardware.assumed)  # fmt: skip
+                    hardware=machine, assumed=machine.assumed)  # fmt: skip
     evidence = card(design, rows["step_time"])
     winner = _winner(told)
     hits = ranking.boundary_hits(winner, int(winner.result.top.indices[0])) if winner is not None else []
@@ -160,7 +162,7 @@ def _own(told: Told, plan: Candidate, timed: Mapping[str, blocks.Timed]) -> list
     block = timed.get(blocks.key(blocks.of_plan(plan)))
     if block is None or not block.usable:
         return []
-    predicted = blocks.predicted(block.job, plan.hardware)[1]
+    predicted = blocks.predicted(block.job, machine_of(plan))[1]
     what = f"one layer of {plan.model.name}, forward and backward, timed in this run"
     return [{"id": f"{told.run.name}: {blocks.name(block.job)}", "distance": 0.0, "measured": block.times()[1],
              "predicted": predicted, "what": what}]  # fmt: skip

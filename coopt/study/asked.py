@@ -30,6 +30,7 @@ class Question:
     data: dict[str, Any]
     study: Study
     assumed: tuple[str, ...] = ()
+    run: str = ""  # the name its run is given
 
 
 def question(options: Any) -> Question:
@@ -42,7 +43,8 @@ def question(options: Any) -> Question:
         data = study_data(options.study, options.profile_path)
     _flags(data, options, given=bool(options.study))
     _overrides(data, inside)
-    return Question(data, checked_study(data), said)
+    study = checked_study(data)
+    return Question(data, study, said, options.name or study.name)
 
 
 def written(text: str, *, file: str) -> Question:
@@ -132,8 +134,6 @@ def _flags(data: dict[str, Any], options: Any, *, given: bool) -> None:
     if options.loss is not None:
         data["limits"] = {**data.get("limits", {}), "loss": options.loss}
         data.setdefault("law", LAW)
-    if options.name:
-        data["name"] = options.name
 
 
 def _fixed(text: str) -> dict[str, list[Any]]:
@@ -175,10 +175,22 @@ def _overrides(data: dict[str, Any], inside: Mapping[str, Mapping[str, str]]) ->
             machine["set"] = {**machine.get("set", {}), **inside["hardware"]}
 
 
-def _put(data: Any, keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        data = data[int(key)] if isinstance(data, list) and key.isdigit() else data.setdefault(key, {})
-    data[keys[-1]] = value
+def _put(study: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Sets one field; a way that leads through a list names its place in it."""
+    data: Any = study
+    for number, key in enumerate(keys):
+        last = number == len(keys) - 1
+        if isinstance(data, list) and key.isdigit() and int(key) < len(data):
+            place: Any = int(key)
+        elif isinstance(data, dict):
+            place = key
+        else:
+            field = ".".join(keys)
+            raise Refused(Problem(field=f"study.{field}", expected="a field of the study", got=key))
+        if last:
+            data[place] = value
+        else:
+            data = data[place] if isinstance(place, int) else dict.setdefault(data, place, {})
 
 
 def checked_study(data: dict[str, Any]) -> Study:

@@ -16,6 +16,7 @@ from coopt.ops import count
 from coopt.search.space import Candidate
 from coopt.spec.nouns import Cost, Hardware, Layout, Model, Ops, training
 from coopt.store import finite, identity
+from coopt.study.objectives import machine_of
 from coopt.tree import replace
 
 BUDGET = 0.4  # s of timing a block asks for; it takes no fewer than three samples whatever that costs
@@ -102,7 +103,7 @@ def step_time(plan: Candidate, measured: float) -> float:
     optimizer stay as predicted.
     """
     ops = count(plan.model, plan.layout, plan.workload)
-    cost = estimate(ops, plan.hardware)
+    cost = estimate(ops, machine_of(plan))
     one = layer_time(ops, cost, ("forward", "recompute", "backward"))
     exposed = sum(
         float(time)

@@ -76,7 +76,7 @@ def calibrate(hardware: Hardware, timed: Sequence[Timed]) -> Calibrated | None:
     groups = counted([block.job for block in usable])
 
     def said(z: np.ndarray) -> np.ndarray:
-        """Log predictions `(points, blocks, 2)` under constants `middle + z spread`, for points `(points, constants)`."""
+        """Log predictions `(points, blocks, 2)` under constants `middle + z spread`, z of `(points, constants)`."""
         values = np.exp(np.clip(middle + z * spread, low, high))
         leaves = {name: values[:, [position]] for position, name in enumerate(names)}
         told = np.empty((len(z), *seen.shape))
@@ -93,7 +93,13 @@ def calibrate(hardware: Hardware, timed: Sequence[Timed]) -> Calibrated | None:
             points = residuals(np.concatenate([z + STEP * np.eye(len(z)), z - STEP * np.eye(len(z))]))
             return ((points[: len(z)] - points[len(z) :]) / (2 * STEP)).T
 
-        return least_squares(lambda z: residuals(z)[0], np.zeros(len(names)), jac=slopes, loss="soft_l1", max_nfev=60)
+        return least_squares(
+            lambda z: residuals(z)[0],
+            np.zeros(len(names)),
+            jac=slopes,  # pyright: ignore[reportArgumentType]
+            loss="soft_l1",
+            max_nfev=60,
+        )
 
     everything = np.ones(len(usable), bool)
     found = fit(everything)

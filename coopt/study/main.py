@@ -24,8 +24,8 @@ from coopt.study.answer import Told, answer, save
 from coopt.study.asked import Question
 from coopt.study.emit import as_yaml
 from coopt.study.machines import Here
-from coopt.study.screening import Screened
 from coopt.study.schema import Study
+from coopt.study.screening import Screened
 from coopt.study.spaces import Family
 from coopt.workers import Executor
 
@@ -44,7 +44,7 @@ def search(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     Raises Refused for a study that cannot be, and for a run of that name that exists, unless it is to be resumed.
     """
     asking = asked.question(options)
-    path = Path(options.runs) / asking.study.name
+    path = Path(options.runs) / asking.run
     _rehearse(asking.study, options.profile_path)
     if options.resume:
         with store.resume(path) as run:
@@ -54,7 +54,7 @@ def search(options: Any, *, told: Progress = silent) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "profile_path": [str(folder) for folder in options.profile_path or ()],
     }
-    with store.create(Path(options.runs), asking.study.name, as_yaml(asking.data), **about) as run:
+    with store.create(Path(options.runs), asking.run, as_yaml(asking.data), **about) as run:
         return _drive(run, asking, _Aim.of(options, told))
 
 
@@ -105,9 +105,10 @@ def _rehearse(study: Study, path: Any) -> None:
         chips = known[number].chips if number in known else machine.chips or 1.0
         if family is not None and not problems:
             attempt(lambda chips=chips: spaces.space(study, family, chips=float(chips)))
-    if study.elsewhere is not None:
-        attempt(lambda: elsewhere.sites(study.elsewhere, path=path))
-        for trained in study.elsewhere.models:
+    far = study.elsewhere
+    if far is not None:
+        attempt(lambda: elsewhere.sites(far, path=path))
+        for trained in far.models:
             attempt(lambda trained=trained: load.model(trained.model, path=path))
     if problems:
         raise Refused(*dict.fromkeys(problems))

@@ -6,14 +6,21 @@ from coopt.cost import estimate
 from coopt.ops import count
 from coopt.search.price import OBJECTIVES, Score
 from coopt.search.space import Candidate
+from coopt.spec.nouns import Hardware
 
 DEVICE_TIME = "device_time"  # s of one device to the end of the run: tokens / (tokens a second a device)
+
+
+def machine_of(plan: Candidate) -> Hardware:
+    """The machine that a plan was priced on."""
+    assert plan.hardware is not None, "a plan has its machine"
+    return plan.hardware
 
 
 def expression(candidate: Candidate, objectives: tuple[str, ...]) -> Score:
     """The one cost expression, asked for the objectives of a study, those of `coopt.search.price` among them."""
     ops = count(candidate.model, candidate.layout, candidate.workload)
-    cost = estimate(ops, candidate.hardware)
+    cost = estimate(ops, machine_of(candidate))
 
     def value(name: str):
         if name == DEVICE_TIME:

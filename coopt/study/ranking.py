@@ -13,7 +13,7 @@ from coopt.search.space import Candidate, digits
 from coopt.spec.nouns import VERDICTS, Hardware
 from coopt.study import blocks
 from coopt.study.evidence import UNKNOWN_SIGMA
-from coopt.study.objectives import expression
+from coopt.study.objectives import expression, machine_of
 from coopt.study.screening import Screened, best, kind_of
 
 EDGE = 0.02  # of a law's range, in log units of its width: nearer to an end than this is on the edge
@@ -59,7 +59,7 @@ def document(plan: Candidate, *, rank: int, objective: str, timed: Mapping[str, 
     `timed` holds blocks by the key of their job; a plan whose block is among them has a measured step time.
     """
     ops = count(plan.model, plan.layout, plan.workload)
-    cost = estimate(ops, plan.hardware)
+    cost = estimate(ops, machine_of(plan))
     phase = plan.workload.train
     quality = None
     if plan.law is not None:
@@ -70,7 +70,7 @@ def document(plan: Candidate, *, rank: int, objective: str, timed: Mapping[str, 
     return {
         "rank": rank,
         "model": plan.model.name,
-        "hardware": plan.hardware.name,
+        "hardware": machine_of(plan).name,
         "chips": int(ops.chips),
         "layout": layout_document(plan.layout),
         "step_time": plain(seconds),
@@ -82,7 +82,7 @@ def document(plan: Candidate, *, rank: int, objective: str, timed: Mapping[str, 
         "loss": quality,
         "measured_time": clock,
         "measured_kind": None if clock is None else "clock",
-        "interval": interval(seconds, plan.hardware),
+        "interval": interval(seconds, machine_of(plan)),
         "verdict": VERDICTS[int(cost.verdict)],
         objective: plain(ranks_by),
         "tokens": plain(plan.workload.tokens),
@@ -101,7 +101,7 @@ def document(plan: Candidate, *, rank: int, objective: str, timed: Mapping[str, 
 
 def _clock(plan: Candidate, timed: Mapping[str, blocks.Timed]) -> float | None:
     """A plan's step time with its layers as they were timed, or None where they were not."""
-    if not timed or not blocks.alone(plan) or float(plan.hardware.chips) > 1.5:
+    if not timed or not blocks.alone(plan) or float(machine_of(plan).chips) > 1.5:
         return None
     block = timed.get(blocks.key(blocks.of_plan(plan)))
     if block is None or not block.usable:

@@ -12,7 +12,7 @@ from coopt.ops import count
 from coopt.search.space import Candidate, Space
 from coopt.search.sweep import Result, sweep
 from coopt.spec.nouns import Hardware, Law
-from coopt.study.objectives import expression
+from coopt.study.objectives import expression, machine_of
 from coopt.study.schema import Study
 from coopt.study.spaces import Family, chosen, space
 
@@ -53,7 +53,7 @@ def screen(
     pareto: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Screened:
-    """Prices every candidate; keeps enough of the best that `distinct` of them differ by `key`, if there are so many."""
+    """Prices every candidate; keeps enough of the best that `distinct` of them differ by `key`."""
     found = space(study, family, chips=float(hardware.chips))
     names = objectives(study, family)
     keep = KEEP
@@ -100,7 +100,7 @@ def shape(plan: Candidate) -> Hashable:
 def cut(plan: Candidate) -> Hashable:
     """What makes two plans of one model different: time and memory, for many spellings of a layout are one layout."""
     ops = count(plan.model, plan.layout, plan.workload)
-    cost = estimate(ops, plan.hardware)
+    cost = estimate(ops, machine_of(plan))
     return f"{float(cost.step_time):.6e}", f"{float(cost.memory):.6e}"
 
 
@@ -116,6 +116,6 @@ def census(several: Sequence[Screened]) -> dict[str, int]:
     """Why candidates were rejected, over all sweeps, most frequent first."""
     total: dict[str, int] = {}
     for one in several:
-        for reason, count in one.result.rejected.items():
-            total[reason] = total.get(reason, 0) + count
+        for reason, many in one.result.rejected.items():
+            total[reason] = total.get(reason, 0) + many
     return dict(sorted(total.items(), key=lambda pair: -pair[1]))

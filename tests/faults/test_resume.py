@@ -122,8 +122,7 @@ def test_search_goes_on_where_it_was_ended(tmp_path: Path, sent: signal.Signals,
 
 def test_second_search_is_refused_and_leaves_the_run_alone(tmp_path: Path):
     """The same command without --resume names the ways on, and touches nothing."""
-    process = started(tmp_path, "--measure=0")
-    assert process.wait(timeout=240) == 0, process.communicate()
+    finished(tmp_path, "--measure=0")
     before = (tmp_path / "runs" / "tiny" / "journal").read_bytes()
     process = started(tmp_path, "--measure=0")
     out, err = process.communicate(timeout=60)

@@ -29,7 +29,8 @@ def elasticities(case: Case) -> Hardware:
     ops = count(case.model, case.layout, case.workload)
     machine = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf, float), (case.size,)), case.hardware)
     slope = jax.grad(lambda chip: jnp.sum(log_step(ops, chip)))(machine)
-    return jax.tree.map(lambda a, b: np.asarray(a) * np.asarray(b), slope, machine)
+    # a last tier without end has size inf and slope 0
+    return jax.tree.map(lambda a, b: np.asarray(a) * np.where(np.isfinite(b), b, 0.0), slope, machine)
 
 
 def differences(case: Case, name: str, step: float = 1e-5) -> np.ndarray:

@@ -203,10 +203,13 @@ def test_terms_are_numpy_small_and_recorded_large():
         tape = Tape(limit=limit)
         small = tape.term(numbers[0]) + 1.0
         assert (small.value is None) == (limit < 3)
-        recorded = record(tape, [formula(*(tape.term(one) for one in numbers)), 2.5])
+        terms = [tape.term(one) for one in numbers]
+        aside = terms[3] * terms[0]  # a result that nothing larger needs
+        recorded = record(tape, [formula(*terms), 2.5, aside])
         with jax.enable_x64(True):
-            made, constant = run(recorded, recorded.wide, recorded.shared)
+            made, constant, small = run(recorded, recorded.wide, recorded.shared)
         np.testing.assert_allclose(np.asarray(made), plain, rtol=1e-13)
+        np.testing.assert_allclose(np.asarray(small), numbers[3] * numbers[0])
         assert float(constant) == 2.5
     assert not recorded.programs[-1].nodes  # everything was small: nothing is left to compile
 

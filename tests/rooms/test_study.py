@@ -92,6 +92,7 @@ def test_mistakes_of_a_study_come_at_once_with_their_lines(tmp_path: Path):
         ({"model": "llama3-70b", "hardware": "dgx-h100", "chips": 64, "measure": 2}, "file"),
         ({"model": "no-such-model", "hardware": "dgx-h100"}, "model"),
         ({"study": "mine"}, "study"),
+        ({"overrides": {"study.machines.7.chips": "4"}}, "study.machines.7.chips"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(given, field):
@@ -106,7 +107,7 @@ def test_flags_reach_the_study():
                 overrides={"study.law": "chinchilla-besiroglu", "hardware.memory.capacity": "8 GiB"})
     )  # fmt: skip
     assert asking.study.limits == {"loss": 3.5}
-    assert (asking.study.measure, asking.study.top, asking.study.name) == (0, 5, "other")
+    assert (asking.study.measure, asking.study.top, asking.run) == (0, 5, "other")
     assert asking.study.layout["tp"] == [2] and asking.study.layout["recompute"] == ["full"]
     assert asking.study.batch_penalty == "none"
     assert all(machine.set == {"memory.capacity": "8 GiB"} for machine in asking.study.machines)
