@@ -178,19 +178,17 @@ def _overrides(data: dict[str, Any], inside: Mapping[str, Mapping[str, str]]) ->
 def _put(study: dict[str, Any], keys: list[str], value: Any) -> None:
     """Sets one field; a way that leads through a list names its place in it."""
     data: Any = study
-    for number, key in enumerate(keys):
-        last = number == len(keys) - 1
-        if isinstance(data, list) and key.isdigit() and int(key) < len(data):
-            place: Any = int(key)
-        elif isinstance(data, dict):
-            place = key
-        else:
-            field = ".".join(keys)
-            raise Refused(Problem(field=f"study.{field}", expected="a field of the study", got=key))
-        if last:
+    for key, following in zip(keys, [*keys[1:], None], strict=True):
+        known = range(len(data)) if isinstance(data, list) else ()
+        place: Any = int(key) if key.isdigit() and int(key) in known else key
+        if not isinstance(data, dict) and place is key:
+            raise Refused(Problem(field=f"study.{'.'.join(keys)}", expected="a field of the study", got=key))
+        if following is None:
             data[place] = value
-        else:
-            data = data[place] if isinstance(place, int) else dict.setdefault(data, place, {})
+            return
+        if isinstance(data, dict):
+            data.setdefault(place, {})
+        data = data[place]
 
 
 def checked_study(data: dict[str, Any]) -> Study:

@@ -62,5 +62,9 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     assert not complaints, complaints
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
     assert any("<svg" in output.get("data", {}).get("text/html", "") for output in outputs)
+    # A document is shown once, as HTML, and is text where there is none: nothing prints itself on the way.
+    shown = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
+    assert all(len(data["text/plain"]) > 80 for data in shown if "text/html" in data)
+    assert not [output for output in outputs if output.output_type == "display_data" and "text/html" in output.data]
     # Scaled by what else this machine was doing.
     assert took < SECONDS * max(1.0, load / 2.0), f"{took:.0f} s at load {load:.1f}"
