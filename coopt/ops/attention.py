@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coopt.ops.cut import Cut
-from coopt.ops.rows import Rows, elementwise, matmul
+from coopt.ops.rows import Rows, elementwise, matmul, norm, residual
 from coopt.ops.shapes import attended, query_key_dim, value_dim
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model, Row
 from coopt.xp import at_least, maximum, minimum
@@ -25,16 +25,7 @@ def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut
     qk, v = query_key_dim(kind), value_dim(kind)
     linear = recipe.linear
 
-    rows = elementwise(
-        f"{name}norm",
-        cut,
-        read=byte * between * d,
-        written=byte * between * d,
-        back_read=3.0 * byte * between * d,
-        back_written=byte * between * d,
-        launches=1.0,
-        back_launches=2.0,
-    )
+    rows = norm(f"{name}norm", cut, byte * between * d)
     if kind.mixer == "mla":
         key_value = kind.head_dim + kind.v_dim
         rank = kind.kv_rank + kind.rope_dim
@@ -52,17 +43,7 @@ def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut
         rows += matmul(f"{name}kv_down", cut, layout, m=between, n=rank, k=d, type=linear)
         rows += matmul(f"{name}kv_up", cut, layout, m=tokens, n=heads * key_value, k=kind.kv_rank, type=linear)
         kv_heads = heads
-        latent = kind.q_rank + rank
-        rows += elementwise(
-            f"{name}latent_norm",
-            cut,
-            read=byte * between * latent,
-            written=byte * between * latent,
-            back_read=3.0 * byte * between * latent,
-            back_written=byte * between * latent,
-            launches=2.0,
-            back_launches=4.0,
-        )
+        rows += norm(f"{name}latent_norm", cut, byte * between * (kind.q_rank + rank), launches=2.0)
     else:
         rows += matmul(f"{name}qkv", cut, layout, m=tokens, n=(heads + 2.0 * kv_heads) * qk, k=d, type=linear)
     rotated = tokens * (heads + kv_heads) * qk * byte
@@ -78,17 +59,7 @@ def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut
     )
     rows += _products(name, kind, layout, cut, heads=heads, kv_heads=kv_heads)
     rows += matmul(f"{name}out", cut, layout, m=tokens, n=d, k=heads * v, type=linear)
-    residual = byte * between * d
-    rows += elementwise(
-        f"{name}residual",
-        cut,
-        read=2.0 * residual,
-        written=residual,
-        back_read=residual,
-        back_written=residual * kind.dropout,
-        back_launches=kind.dropout,
-    )
-    return rows
+    return rows + residual(f"{name}residual", cut, byte * between * d, kind.dropout)
 
 
 def _products(name: str, kind: LayerKind, layout: Layout, cut: Cut, *, heads: Leaf, kv_heads: Leaf) -> Rows:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coopt.ops.cut import Cut
-from coopt.ops.rows import Rows, elementwise, matmul, wire
-from coopt.spec.nouns import Layout, Model
+from coopt.ops.rows import Rows, elementwise, matmul, norm, wire
+from coopt.spec.nouns import Layout, Leaf, Model, Row
 
 
 def embedding(model: Model, layout: Layout, cut: Cut) -> Rows:
@@ -43,16 +43,7 @@ def head(model: Model, layout: Layout, cut: Cut) -> Rows:
     """Final norm, logits and cross-entropy (last stage), with the vocabulary split over tp."""
     d, tokens, byte = model.d_model, cut.tokens, layout.precision.activation
     between = byte * tokens / cut.split * d
-    rows = elementwise(
-        "head.norm",
-        cut,
-        scope="last",
-        read=between,
-        written=between,
-        back_read=3.0 * between,
-        back_written=between,
-        back_launches=2.0,
-    )
+    rows = norm("head.norm", cut, between, scope="last")
     rows += matmul("head", cut, layout, scope="last", m=tokens, n=cut.vocab, k=d, type=layout.precision.head)
     logits = tokens * cut.vocab
     # forward: to fp32, maximum, exponential and sum, pick the target; backward: softmax minus target, back to 16 bit
@@ -68,39 +59,16 @@ def head(model: Model, layout: Layout, cut: Cut) -> Rows:
         back_launches=4.0,
     )
     full = layout.precision.wire * tokens * d
-    rows += (
-        wire(
-            "head.tp",
-            collective="all_gather",
-            group="tensor",
-            phase="forward",
-            scope="last",
-            count=layout.sp,
-            payload=full,
-            size=layout.tp,
-            stride=cut.stride_tensor,
-        ),
-        wire(
-            "head.tp.dx",
-            collective="all_reduce",
-            group="tensor",
-            phase="backward",
-            scope="last",
-            count=1.0,
-            payload=full,
-            size=layout.tp,
-            stride=cut.stride_tensor,
-        ),
-        wire(
-            "loss.tp",
-            collective="all_reduce",
-            group="tensor",
-            phase="forward",
-            scope="last",
-            count=3.0,
-            payload=4.0 * tokens,
-            size=layout.tp,
-            stride=cut.stride_tensor,
-        ),
+
+    def one(part: str, collective: str, phase: str, count: Leaf, payload: Leaf) -> Row:
+        return wire(
+            part, collective=collective, group="tensor", phase=phase, scope="last", count=count, payload=payload,
+            size=layout.tp, stride=cut.stride_tensor,
+        )  # fmt: skip
+
+    return (
+        *rows,
+        one("head.tp", "all_gather", "forward", layout.sp, full),
+        one("head.tp.dx", "all_reduce", "backward", 1.0, full),
+        one("loss.tp", "all_reduce", "forward", 3.0, 4.0 * tokens),
     )
-    return rows

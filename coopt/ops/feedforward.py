@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coopt.ops.cut import Cut
-from coopt.ops.rows import Rows, elementwise, matmul
+from coopt.ops.rows import Rows, elementwise, matmul, norm, residual
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model
 from coopt.xp import minimum
 
@@ -12,28 +12,12 @@ def feedforward(name: str, model: Model, kind: LayerKind, layout: Layout, cut: C
     """The rows of one feed-forward on one chip, a micro-batch and layer at a time; `name` prefixes them."""
     byte = layout.precision.activation
     between = byte * cut.tokens / cut.split * model.d_model
-    rows = elementwise(
-        f"{name}norm",
-        cut,
-        read=between,
-        written=between,
-        back_read=3.0 * between,
-        back_written=between,
-        back_launches=2.0,
-    )
+    rows = norm(f"{name}norm", cut, between)
     if kind.feedforward == "dense":
         rows += _mlp(name, model, kind, layout, cut, width=kind.d_ff / layout.tp, tokens=cut.tokens)
     else:
         rows += _experts(name, model, kind, layout, cut)
-    return rows + elementwise(
-        f"{name}residual",
-        cut,
-        read=2.0 * between,
-        written=between,
-        back_read=between,
-        back_written=between * kind.dropout,
-        back_launches=kind.dropout,
-    )
+    return rows + residual(f"{name}residual", cut, between, kind.dropout)
 
 
 def _mlp(
@@ -77,27 +61,14 @@ def _experts(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut)
     rows = matmul(f"{name}router", cut, layout, m=own, n=kind.experts, k=d, type=layout.precision.attention)
     scores = 4.0 * own * kind.experts
     rows += elementwise(
-        f"{name}top_k",
-        cut,
-        read=scores,
-        written=scores,
-        back_read=2.0 * scores,
-        back_written=scores,
-        launches=6.0,
+        f"{name}top_k", cut, read=scores, written=scores, back_read=2.0 * scores, back_written=scores, launches=6.0,
         back_launches=6.0,
-    )
+    )  # fmt: skip
     moved = byte * routed * d
     rows += elementwise(
-        f"{name}permute",
-        cut,
-        kind="gather",
-        read=moved,
-        written=moved,
-        back_read=moved,
-        back_written=moved,
-        launches=3.0,
-        back_launches=3.0,
-    )
+        f"{name}permute", cut, kind="gather", read=moved, written=moved, back_read=moved, back_written=moved,
+        launches=3.0, back_launches=3.0,
+    )  # fmt: skip
     # every chip of the group sends as much as it receives: routed tokens in all, spread over its local experts
     rows += _mlp(
         f"{name}expert_",

@@ -94,6 +94,22 @@ def elementwise(
     )
 
 
+def norm(name: str, cut: Cut, moved: Leaf, *, scope: str = "layer", launches: Leaf = 1.0) -> Rows:
+    """A normalisation of `moved` bytes: in and out forward; input, output gradient and statistics, then out, backward."""
+    return elementwise(
+        name, cut, scope=scope, read=moved, written=moved, back_read=3.0 * moved, back_written=moved,
+        launches=launches, back_launches=2.0 * launches,
+    )  # fmt: skip
+
+
+def residual(name: str, cut: Cut, moved: Leaf, dropout: Leaf) -> Rows:
+    """Adding a block's output of `moved` bytes to the stream: two in, one out; backward only its dropout has work."""
+    return elementwise(
+        name, cut, read=2.0 * moved, written=moved, back_read=moved, back_written=moved * dropout,
+        back_launches=dropout,
+    )  # fmt: skip
+
+
 def wire(
     name: str,
     *,

@@ -29,6 +29,7 @@ QUANTITIES = {
     "tokens_per_second_per_chip": ("tokens/s a chip", words.large, True),
     "loss": ("loss", lambda v: f"{v:.2f}", False),
     "step_time": ("step time", words.seconds, False),
+    "device_time": ("devices x run time", words.seconds, False),
     "memory": ("memory a chip", words.memory, False),
     "mfu": ("MFU", lambda v: words.percent(v, places=0), True),
     "dollars_per_token": ("USD a million tokens", lambda v: words.digits(1e6 * v), False),

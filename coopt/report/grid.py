@@ -92,7 +92,9 @@ def _printed(drawn: Any, width: int) -> list[str]:
     from rich.console import Console
 
     paper = io.StringIO()
-    console = Console(file=paper, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    console = Console(
+        file=paper, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
+    )
     console.print(drawn)
     return [line.rstrip() for line in paper.getvalue().rstrip("\n").split("\n")]
 

@@ -20,6 +20,8 @@ from coopt.spec.schema_types import year
 from coopt.tree import replace
 
 _FIDELITY = ("measured", "interpolated", "transferred")
+# Share of full load that an idle chip draws: an H100 idles at about 70 to 120 of 700 W, a TPU v4 at 90 of 192 W.
+IDLE = 0.15
 _STACK_LEAVES = ("overhead", "jitter", "margin", "reserved")
 _NOUN = {field.name: field.default for field in dataclasses.fields(nouns.Hardware)}
 # What a family or a stack without a constant of its own is given, and said: the middle of those that were fitted.
@@ -61,6 +63,7 @@ def resolve(
     fitted, fitted_said, fidelity = _fitted(files)
     rates, rates_said = _rates(files.chip)
     tiers, tiers_said = _tiers(files, count)
+    economy, economy_said = _economy(files)
     constants = files.stack.fields.fitted
     shares = {key: _value(getattr(constants, key), otherwise) for key, otherwise in _STACK_DEFAULTS.items()}
     stack_said = _kinds(files.stack, "fitted") + _unsaid(files.stack, shares)
@@ -71,12 +74,14 @@ def resolve(
         family=files.chip.fields.family or "",
         stack=files.stack.name,
         fidelity=fidelity,
-        assumed=tuple(dict.fromkeys((*files.assumed, *said, *rates_said, *fitted_said, *tiers_said, *stack_said))),
+        assumed=tuple(
+            dict.fromkeys((*files.assumed, *said, *rates_said, *fitted_said, *tiers_said, *economy_said, *stack_said))
+        ),
         chips=count,
         tiers=tiers,
         **rates,
         **{key: q.value for key in _STACK_LEAVES if (q := getattr(constants, key)) is not None},
-        **_economy(files),
+        **economy,
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
     return _with_own_links(applied(bare, fitted, shares), files)
@@ -270,13 +275,13 @@ def _tiers(files: Machine, chips: float) -> tuple[tuple[nouns.Tier, ...], tuple[
     return tuple(tiers), said
 
 
-def _economy(files: Machine) -> dict[str, Any]:
-    """Power, money, dates and failures; NaN where no file says."""
+def _economy(files: Machine) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Power, money, dates and failures, and what was assumed; NaN where no file says."""
     chip, system = files.chip.fields, files.system.fields if files.system else None
     flop = chip.energy.flop
     dates = [year(q.value) or nouns.NAN for q in (chip.available, system and system.available) if q]
     found = {
-        "watts_idle": _value(chip.power.idle),
+        "watts_idle": _value(chip.power.idle, IDLE * _value(chip.power.tdp)),
         "watts": _value(chip.power.tdp),
         "joules_flop": tuple(_value(flop.get(kind)) for kind in nouns.TYPES),
         "joules_byte": _value(chip.energy.byte),
@@ -285,8 +290,11 @@ def _economy(files: Machine) -> dict[str, Any]:
         "date": max(dates, default=nouns.NAN),
         "host_memory": _value(chip.host.memory, 0.0),
     }
+    said = ()
+    if chip.power.idle is None and chip.power.tdp is not None:
+        said = (f"{files.chip.name}: idle power not known, taken as {IDLE:.0%} of full load",)
     if system is None:
-        return found
+        return found, said
     interval = _value(system.failures.interval)
     found |= {
         "watts_all_in": _value(system.power.it_per_chip),
@@ -298,4 +306,4 @@ def _economy(files: Machine) -> dict[str, Any]:
     }
     if system.host.memory and chip.host.memory is None:
         found["host_memory"] = system.host.memory.value / system.chips_per_node
-    return found
+    return found, said

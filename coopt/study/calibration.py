@@ -184,7 +184,7 @@ def document(found: Calibrated | None) -> dict[str, Any] | None:
         "blocks": found.blocks,
         "sigma": found.sigma,
         "constants": dict(found.constants),
-        "errors": dict(found.errors),
+        "standard_errors": dict(found.errors),
     }
 
 

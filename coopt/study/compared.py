@@ -159,6 +159,7 @@ _IDLE = (
     "margin",
     "reserved",
 )
+_SIZES = (" size", "cores", "tile_m", "tile_n", "tile_k", " axes", "jitter", "overhead")  # not a rate one can turn
 
 
 def _words(key: str, hardware: Hardware) -> str:
@@ -250,7 +251,7 @@ def flips(a: Design, b: Design) -> list[dict[str, Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(b.hardware)
     for path, leaf in leaves:
         name = _words(jax.tree_util.keystr(path), b.hardware)
-        if not np.isfinite(leaf) or leaf <= 0 or name.startswith(_IDLE):
+        if not np.isfinite(leaf) or leaf <= 0 or name.startswith(_IDLE) or name.endswith(_SIZES):
             continue
         machine = jax.tree_util.tree_map_with_path(lambda p, v, path=path: v * factors if p == path else v, b.hardware)
         slower = np.broadcast_to(np.asarray(estimate(ops, machine).step_time) / _tokens(b) > on_a, factors.shape)

@@ -54,4 +54,7 @@ def design_of(text: str, *, runs: str = "runs", **defaults: Any) -> Design:
         "global_batch": plan.get("global_batch") or work.get("global_batch"),
     }
     filled = {**defaults, **{key: value for key, value in given.items() if value is not None}}
+    # searched shapes and the measured profile are files of the run
+    own = tuple(str(folder / name) for name in ("models", "calibrated") if (folder / name).is_dir())
+    filled["path"] = (*own, *(defaults.get("path") or ())) or None
     return design(**{key: value for key, value in filled.items() if key != "name"}, name=text)

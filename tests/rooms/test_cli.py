@@ -264,8 +264,8 @@ def test_signals_end_with_their_code_and_one_line(tmp_path, number, code, how):
 def test_a_second_signal_ends_it_at_once(tmp_path):
     """A13: whatever is still tidying up."""
     body = """
-        print('up', flush=True)
         try:
+            print('up', flush=True)
             time.sleep(60)
         finally:
             print('tidying', flush=True)
