@@ -61,9 +61,12 @@ def main(_):
     table = [one.row for one in designs]
     held = constants.held_out(task, [constants.fold(row) for row in table])
     for name, told in (("all rows", task.step_time(values)), ("five folds", held)):
-        overall, means = score.errors(told, task.measured, score.weights(table)), score.macro(table, told, task.measured)
-        print(f"{name}: MAPE {overall['mape']:.3f} median {overall['median_ape']:.3f} bias {overall['bias']:+.3f}; "
-              f"macro {means['mape']:.3f} bias {means['bias']:+.3f} worst {means['worst_mape']:.3f} {means['worst']}")
+        overall = score.errors(told, task.measured, score.weights(table))
+        means = score.macro(table, told, task.measured)
+        print(
+            f"{name}: MAPE {overall['mape']:.3f} median {overall['median_ape']:.3f} bias {overall['bias']:+.3f}; "
+            f"macro {means['mape']:.3f} bias {means['bias']:+.3f} worst {means['worst_mape']:.3f} {means['worst']}"
+        )
     fitted = {name: (v, e, start[name]) for name, v, e in zip(task.names, values, errors, strict=True)}
     spread = sigmas(designs, task, held)
     for kind, whose in sorted({name[:2] for name in task.names}):

@@ -95,7 +95,7 @@ def elementwise(
 
 
 def norm(name: str, cut: Cut, moved: Leaf, *, scope: str = "layer", launches: Leaf = 1.0) -> Rows:
-    """A normalisation of `moved` bytes: in and out forward; input, output gradient and statistics, then out, backward."""
+    """A normalisation of `moved` bytes: in and out forward, twice as much again backward."""
     return elementwise(
         name, cut, scope=scope, read=moved, written=moved, back_read=3.0 * moved, back_written=moved,
         launches=launches, back_launches=2.0 * launches,

@@ -134,7 +134,11 @@ def _far(entry: Mapping[str, Any]) -> tuple[str, ...]:
     watts = "MW not known" if power is None else f"{words.digits(power)} MW"
     reach = around(rate, entry.get("interval"))
     near = words.mapped(next(iter(words.listed(entry.get("nearest"))), None))
-    recipe = f" {words.plain(entry['precision'])}" if entry.get("precision") is not None else ""
+    recipe = (
+        f" {words.plain(entry['precision'])}"
+        if entry.get("precision") is not None and "precision" not in (entry.get("layout") or {})
+        else ""
+    )
     return (
         words.plain(entry.get("model")),
         f"{place(entry)}\n{watts}",
