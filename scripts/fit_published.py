@@ -15,27 +15,15 @@ import numpy as np
 from absl import app, flags
 
 from coopt.fit import constants, rows, score
+from coopt.fit.priors import starts
 from coopt.fit.write import block, write
-from coopt.spec import find, read
+from coopt.spec import find
 from coopt.study import tables
 from coopt.study.evidence import measurements
 
 DRY = flags.DEFINE_bool("dry", False, "print, and write nothing")
 DATE = flags.DEFINE_string("date", "2026-11-23", "the date that the files give for the fit")
 Z90 = 1.645
-
-
-def starts(designs) -> dict:
-    """The prior's centre of every constant that some row uses."""
-    given, _ = read.read(measurements().parent / "priors.yaml")
-    start = {}
-    for family in sorted({one.hardware.family for one in designs}):
-        own = {**given["otherwise"], **given["families"].get(family, {})}
-        start |= {("family", family, which): float(own[which]) for which in constants.FAMILY}
-    for stack in sorted({one.hardware.stack for one in designs}):
-        own = {**given["otherwise_stacks"], **given["stacks"].get(stack, {})}
-        start |= {("stack", stack, which): float(own[which]) for which in constants.STACK}
-    return start
 
 
 def sigmas(designs, task, held) -> dict[str, float]:
@@ -55,7 +43,7 @@ def main(_):
     jax.config.update("jax_enable_x64", True)
     found, _ = tables.designs(rows.read(measurements()))
     designs = [one for _, one in found]
-    start = starts(designs)
+    start = starts(designs, measurements().parent / "priors.yaml")
     task = constants.problem(designs, start)
     values, errors = constants.solve(task)
     table = [one.row for one in designs]

@@ -13,27 +13,27 @@ from coopt.xp import maximum, minimum, where
 def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     """Bytes one layer keeps of one micro-batch for its backward pass, nothing recomputed.
 
-    With b bytes an element, T tokens and t = tp: between the blocks b T d (4 of them, split over t with sequence
-    parallelism), inside b T (h (3 e) + ...)/t, masks of one byte where there is dropout, and, when attention is not
-    fused, 2 b + 1 bytes for each score (softmax output, its dropout, the mask). For a GPT layer: 34 T d + 5 a s T.
+    With b bytes an element, T tokens and t = tp: the inputs of both norms and both blocks, 4 b T d, split over t with
+    sequence parallelism; inside the blocks, over t, what projections, attention and activation function need; masks of
+    one byte where there is dropout; and, when attention is not fused, 2 b + 1 bytes for each score (softmax output, its
+    dropout, the mask). For a GPT layer: 34 T d + 5 a s T, or T d (10 + 24 / t) + 5 a s T / t.
     Source: Korthikanti et al. 2022, arXiv 2205.05198, section 4, extended to grouped heads and gated layers.
     """
     byte, d, tokens, tp = layout.precision.activation, model.d_model, cut.tokens, layout.tp
     qk, v = query_key_dim(kind), value_dim(kind)
     between = tokens / cut.split * d * (4.0 * byte + 2.0 * kind.dropout)
-    inputs = byte * d * tokens / cut.split  # of the projections, gathered again for the weight gradient
     heads = byte * tokens / tp * (kind.heads * (qk + v) + maximum(kind.kv_heads, tp) * (qk + v))
     if kind.mixer == "mla":
         heads = byte * tokens / tp * kind.heads * (2.0 * qk + 2.0 * v)
-        inputs = inputs + byte * tokens / cut.split * (kind.q_rank + kind.kv_rank + kind.rope_dim)
+        between = between + 2.0 * byte * tokens / cut.split * (kind.q_rank + kind.kv_rank + kind.rope_dim)
     scores = (1.0 - layout.fused_attention) * tokens * cut.seq_len * kind.heads / tp
-    attention = inputs + heads + scores * (byte + kind.dropout * (1.0 + byte))
+    attention = heads + scores * (byte + kind.dropout * (1.0 + byte))
     if kind.feedforward == "dense":
-        return between + attention + inputs + byte * tokens / tp * (2.0 + kind.gated) * kind.d_ff
+        return between + attention + byte * tokens / tp * (2.0 + kind.gated) * kind.d_ff
     routed = routed_tokens(kind, layout, cut)
     experts = byte * routed * (2.0 * d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
     shared = byte * tokens / tp * (2.0 + kind.gated) * kind.shared * kind.d_shared
-    return between + attention + inputs + experts + shared + 4.0 * routed / kind.top_k * kind.experts
+    return between + attention + experts + shared + 4.0 * routed / kind.top_k * kind.experts
 
 
 def attention_part(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:

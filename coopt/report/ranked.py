@@ -136,7 +136,7 @@ def _far(entry: Mapping[str, Any]) -> tuple[str, ...]:
     near = words.mapped(next(iter(words.listed(entry.get("nearest"))), None))
     recipe = (
         f" {words.plain(entry['precision'])}"
-        if entry.get("precision") is not None and "precision" not in (entry.get("layout") or {})
+        if entry.get("precision") is not None and "precision" not in words.mapped(entry.get("layout"))
         else ""
     )
     return (
