@@ -6,7 +6,7 @@ from coopt.ops.cut import Cut
 from coopt.ops.shapes import dense_weights, expert_weights, layers, mixer_weights, vectors
 from coopt.spec.nouns import Layout, Leaf, Model
 from coopt.tree import struct
-from coopt.xp import ceil, floor, maximum, where
+from coopt.xp import ceil, floor, logical_or, maximum, where
 
 
 @struct
@@ -33,15 +33,18 @@ def stages(model: Model, layout: Layout) -> Stages:
     """Splits layers over pp stages in whole chunks of vpp.
 
     The rest of L / pp goes to the middle stages, away from embedding and head, as far as there are enough of them;
-    otherwise to the first stages.
+    otherwise to the first stages. Interleaved, a stage waits for its largest chunk in every round: a middle stage takes
+    vpp * ceil(L / (pp vpp)) layers' time, so that chunks of unequal layers are never free.
     """
     total = layers(model)
     pp = layout.pp
-    most, least = ceil(total / pp - 1e-6), floor(total / pp + 1e-6)
+    most, least = layout.vpp * ceil(total / (pp * layout.vpp) - 1e-6), floor(total / pp + 1e-6)
     extra = total - least * pp
-    roomy = extra <= maximum(pp - 2.0, 0.0) + 0.5
+    # up to two missing layers are the places of embedding and head, as trainers put them
+    ragged = where(layout.vpp > 1.5, most * pp > total + 2.5, False)
+    roomy = where(ragged, False, extra <= maximum(pp - 2.0, 0.0) + 0.5)
     first = where(roomy, least, most)
-    last = where(roomy, least, where(extra > pp - 0.5, most, least))
+    last = where(roomy, least, where(logical_or(ragged, extra > pp - 0.5), most, least))
     return Stages(first=first, middle=most, last=last)
 
 
