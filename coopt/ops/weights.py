@@ -6,7 +6,7 @@ from coopt.ops.cut import Cut
 from coopt.ops.shapes import dense_weights, expert_weights, layers, mixer_weights, vectors
 from coopt.spec.nouns import Layout, Leaf, Model
 from coopt.tree import struct
-from coopt.xp import ceil, floor, logical_or, maximum, where
+from coopt.xp import ceil, floor, maximum, where
 
 
 @struct
@@ -40,11 +40,13 @@ def stages(model: Model, layout: Layout) -> Stages:
     pp = layout.pp
     most, least = layout.vpp * ceil(total / (pp * layout.vpp) - 1e-6), floor(total / pp + 1e-6)
     extra = total - least * pp
-    # up to two missing layers are the places of embedding and head, as trainers put them
-    ragged = where(layout.vpp > 1.5, most * pp > total + 2.5, False)
-    roomy = where(ragged, False, extra <= maximum(pp - 2.0, 0.0) + 0.5)
+    roomy = extra <= maximum(pp - 2.0, 0.0) + 0.5
     first = where(roomy, least, most)
-    last = where(roomy, least, where(logical_or(ragged, extra > pp - 0.5), most, least))
+    last = where(roomy, least, where(extra > pp - 0.5, most, least))
+    # interleaved: up to two missing layers are the places of embedding and head, as trainers put them
+    missing, chunked = most * pp - total, layout.vpp > 1.5
+    first = where(chunked, most - where(missing > 1.5, 1.0, 0.0), first)
+    last = where(chunked, most - where(missing > 0.5, 1.0, 0.0), last)
     return Stages(first=first, middle=most, last=last)
 
 

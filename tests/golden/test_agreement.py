@@ -6,7 +6,7 @@ from coopt.study.evidence import measurements
 from coopt.study.tables import validate
 
 # figure: at most
-TOLERANCES = {"mape": 0.068, "median_ape": 0.043, "macro_mape": 0.077}
+TOLERANCES = {"mape": 0.067, "median_ape": 0.043, "macro_mape": 0.075}
 CELLS = {
     "Korthikanti et al. 2022, Table 5 (iteration time) | a100-80gb | dense": 0.042,
     "Narayanan et al. SC21, Table 1 (weak scaling, Selene) | a100-80gb | dense": 0.035,
