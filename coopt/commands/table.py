@@ -66,6 +66,8 @@ FLAGS = {
     "resume": Flag("go on with a run that was stopped", ""),
     "out": Flag("the file to write"),
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
+    # fitting
+    "from": Flag("the profile whose constants the rows start from: dgx-h100, ./mine.yaml"),
     # measuring
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "block_seconds": Flag("longest time for one block, compiling included, s", "NUMBER"),
@@ -138,6 +140,14 @@ COMMANDS = {
         (Word("rows", "a CSV file"),),
         ("out", "stack"),
         example="coopt validate rows.csv --format=json",
+    ),
+    "fit": Command(
+        "constants from measured steps: a private profile from three to fifty rows of your own, or what ships",
+        "coopt.study.verbs:fit",
+        (Word("rows", "a CSV file; without one, the published steps that ship", "?"),),
+        ("from", "stack", "out"),
+        example="coopt fit mine.csv --from=dgx-h100 --out=mine",
+        show="coopt.commands.say:as_text",
     ),
     "measure": Command(
         "compile and time transformer blocks on this machine",

@@ -49,12 +49,10 @@ def block(kind: str, whose: str, fitted: Mapping[Name, tuple[float, float, float
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str, *, rows: int, date: str) -> None:
-    """Replaces the `fitted:` block of a profile, and names the fit among its sources."""
-    old = path.read_text()
-    source = (
-        f"  fit:\n    title: scripts/fit_published.py over measurements/training.csv, {rows} rows\n    date: {date}\n"
-    )
+def write(path: Path, text: str, *, rows: int, date: str, over: str, base: Path | None = None) -> None:
+    """Replaces the `fitted:` block of the profile at `base`, names the fit among its sources, and writes `path`."""
+    old = (base or path).read_text()
+    source = f"  fit:\n    title: coopt fit over {over}, {rows} rows\n    date: {date}\n"
     old = re.sub(r"  fit:\n(?:    .*\n)+", "", old)
     old = re.sub(r"^sources:\n", "sources:\n" + source, old, count=1, flags=re.M)
     start = re.search(r"^fitted:.*\n(?:  .*\n)*", old, flags=re.M)

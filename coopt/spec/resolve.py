@@ -64,8 +64,7 @@ def resolve(
     rates, rates_said = _rates(files.chip)
     tiers, tiers_said = _tiers(files, count)
     economy, economy_said = _economy(files)
-    constants = files.stack.fields.fitted
-    shares = {key: _value(getattr(constants, key), otherwise) for key, otherwise in _STACK_DEFAULTS.items()}
+    constants, shares = files.stack.fields.fitted, stack_constants(files)
     stack_said = _kinds(files.stack, "fitted") + _unsaid(files.stack, shares)
     system = files.system or files.chip
     bare = nouns.Hardware(
@@ -85,6 +84,18 @@ def resolve(
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
     return _with_own_links(applied(bare, fitted, shares), files)
+
+
+def family_constants(files: Machine) -> dict[str, float]:
+    """The constants of the chip: its own, else its family's, else the middle of those that were fitted."""
+    values = _fitted(files)[0]
+    return {key: values[key] for key in _DEFAULTS}
+
+
+def stack_constants(files: Machine) -> dict[str, float]:
+    """The constants of the stack: its own, else the middle of those that were fitted."""
+    given = files.stack.fields.fitted
+    return {key: _value(getattr(given, key), otherwise) for key, otherwise in _STACK_DEFAULTS.items()}
 
 
 def _unsaid(stack: Profile, shares: Mapping[str, float]) -> tuple[str, ...]:

@@ -23,11 +23,13 @@ COLUMNS = ("id", "predicted_step_time", "predicted_tokens_per_second_per_chip", 
 SCALEOUT = 1e9 / 8  # Gb/s a chip in B/s
 
 
-def hardware(row: Mapping[str, str], stack: str, path: Any = None) -> tuple[Hardware, tuple[str, ...]]:
-    """The machine of a row: its chip's first system, with the row's own domain and network where it gives them."""
-    machine = _machine(row["chip"].strip(), stack, path)
+def hardware(
+    row: Mapping[str, str], stack: str, path: Any = None, *, machine: str | None = None
+) -> tuple[Hardware, tuple[str, ...]]:
+    """The named machine, else its chip's first system, with the row's own domain and network where it gives them."""
+    found = _machine(machine or row["chip"].strip(), stack, path)
     domain, wire = rows.number(row, "scaleup_domain"), rows.number(row, "scaleout_gbps_per_chip")
-    tiers: list[Tier] = list(machine.tiers)
+    tiers: list[Tier] = list(found.tiers)
     said = ()
     if tiers and not math.isnan(domain):
         tiers[0] = replace(tiers[0], size=domain)
@@ -36,7 +38,7 @@ def hardware(row: Mapping[str, str], stack: str, path: Any = None) -> tuple[Hard
             said = ("64 of the 72 chips of a domain assumed",)
     if len(tiers) > 1 and not math.isnan(wire):
         tiers[-1] = replace(tiers[-1], bandwidth=wire * SCALEOUT)
-    return replace(machine, chips=rows.number(row, "n_chips"), tiers=tuple(tiers)), said
+    return replace(found, chips=rows.number(row, "n_chips"), tiers=tuple(tiers)), said
 
 
 @functools.lru_cache(maxsize=256)
@@ -54,8 +56,13 @@ def practice(stack: str, path: Any = None) -> tuple[dict[str, Any], str]:
     return {key: value for key, value in dict(found.data.get("practice", {})).items()}, found.name
 
 
-def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, path: Any = None):
-    """The rows that can be priced, as designs with their positions, and why the others cannot: (designs, skipped)."""
+def designs(
+    table: Sequence[Mapping[str, str]], *, stack: str | None = None, path: Any = None, machine: str | None = None
+):
+    """The rows that can be priced, as designs with their positions, and why the others cannot: (designs, skipped).
+
+    `machine` names one system that all of them ran on; without it, each row's chip says.
+    """
     found, skipped = [], {}
     for position, row in enumerate(table):
         reason = rows.unscorable(row)
@@ -63,7 +70,7 @@ def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, pat
             try:
                 name = stack or row.get("stack", "") or "generic"
                 habits, called = practice(name, path)
-                machine, said = hardware(row, called, path)
+                found_on, said = hardware(row, called, path, machine=machine)
                 cut, notes = rows.layout(row, habits)
                 if called != name:
                     notes = (f"stack {name} is not described: generic", *notes)
@@ -72,7 +79,7 @@ def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, pat
                     model=rows.model(row, habits),
                     layout=cut,
                     workload=rows.workload(row),
-                    hardware=machine,
+                    hardware=found_on,
                     notes=(*notes, *said),
                 )
                 found.append((position, one))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from coopt.problems import Problem, Refused
 from coopt.study import tables
 from coopt.study.designs import design
 
@@ -39,6 +41,28 @@ def predict(options: Any) -> dict[str, Any]:
 def validate(options: Any) -> dict[str, Any]:
     """Scores the predictions of a table."""
     return tables.validate(options.rows, stack=options.stack, path=options.profile_path)
+
+
+def fit(options: Any) -> dict[str, Any]:
+    """Measured steps to constants: of one's own machine with `--from`, else of every family and stack."""
+    date = time.strftime("%Y-%m-%d")
+    profile = getattr(options, "from")
+    if profile is None:
+        from coopt.study.evidence import measurements
+        from coopt.study.published import fit as published
+
+        return published(options.rows or measurements(), out=options.out, date=date, path=options.profile_path)
+    from coopt.study.own import fit as private
+
+    lacking = [name for name in ("rows", "out") if not getattr(options, name)]
+    if lacking:
+        hint = "write `coopt fit mine.csv --from=dgx-h100 --out=mine`"
+        raise Refused(*(Problem(field=name, expected=_FIT[name], got="nothing", hint=hint) for name in lacking))
+    return private(options.rows, profile=profile, out=options.out, date=date, stack=options.stack,
+                   path=options.profile_path)  # fmt: skip
+
+
+_FIT = {"rows": "a CSV file of your own steps", "out": "a folder to write the chip and the stack into"}
 
 
 def compare(options: Any) -> dict[str, Any]:

@@ -1,0 +1,257 @@
+"""`coopt fit ROWS --from=PROFILE`: rows of one's own become a private chip and a private stack, as files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coopt import units
+from coopt.cost import estimate
+from coopt.cost.quality import Z90
+from coopt.fit import own, rows, score
+from coopt.fit.constants import BOUNDS, Name
+from coopt.fit.write import TIMES
+from coopt.ops import count
+from coopt.problems import Problem, Refused
+from coopt.spec import load
+from coopt.spec.find import fold
+from coopt.spec.machine import Machine, machine
+from coopt.spec.nouns import PRECISIONS, VERDICTS
+from coopt.spec.profiles import Profile
+from coopt.spec.resolve import family_constants, stack_constants
+from coopt.store.files import write_whole
+from coopt.study import tables
+from coopt.study.emit import as_yaml
+
+POSITIVE = (*rows.REQUIRED[1:], "cp", "ep", "vpp", "micro_batch")  # of a row, where given; the first is the chip
+MEASURED = ("measured_step_time_s", "measured_tokens_per_s_per_chip")
+
+
+def fit(file: str, *, profile: str, out: str, date: str, stack: str | None = None, path: Any = None) -> dict[str, Any]:
+    """Pools the rows of a file with the constants that ship, writes the files that hold the outcome, and scores both.
+
+    `out` is a folder for `--profile_path`: its chip and stacks hide those of the same name. Only constants that the
+    rows moved are written; the others go on following what ships. Raises Refused with every bad row.
+    """
+    table, lines = rows.read(file), _lines(file)
+    files = machine(profile, path=path)
+    _refuse(file, table, lines, files.chip)
+    found, skipped = tables.designs(table, stack=stack, path=path, machine=profile)
+    problems = [Problem(file, lines[at], "", hint=why) for at, why in skipped.items()]
+    if not problems:
+        problems = _unpriced(file, lines, found)
+    if len(table) < own.LEAST:
+        problems.append(Problem(file, 0, "rows", f"at least {own.LEAST} measured steps", str(len(table))))
+    if problems:
+        raise Refused(*problems)
+    designs = [one for _, one in found]
+    behind = {one.hardware.stack: machine(profile, stack=one.hardware.stack, path=path) for one in designs}
+    called = _called(designs, stack)
+    places = _places(Path(out), files.chip, {called[name]: one.stack for name, one in behind.items()})
+    pooled = own.pool(designs, _starts(designs[0].hardware.family, files, behind))
+    source = {
+        "title": f"{Path(file).name} (sha256 {_digest(file)[:16]}), {len(designs)} rows of measured steps",
+        "date": date,
+    }
+    written = [str(place) for place, base in places.items() if _write(place, base, pooled, source)]
+    return _document(file, found, pooled) | {"files": written, "source": source["title"]}
+
+
+def _called(designs: Sequence[rows.Design], stack: str | None) -> dict[str, str]:
+    """The name of each stack's private file: the rows' own word for it, where no file describes it yet."""
+    words: dict[str, set[str]] = {}
+    for one in designs:
+        words.setdefault(one.hardware.stack, set()).add(stack or one.row.get("stack") or one.hardware.stack)
+    only = {known: fold(next(iter(said))) if len(said) == 1 else known for known, said in words.items()}
+    return {known: word if re.fullmatch("[a-z0-9][a-z0-9.-]*", word) else known for known, word in only.items()}
+
+
+def _starts(family: str, files: Machine, behind: Mapping[str, Machine]) -> dict[Name, float]:
+    start = {("family", family, which): value for which, value in family_constants(files).items()}
+    for stack, one in behind.items():
+        start |= {("stack", stack, which): value for which, value in stack_constants(one).items()}
+    return start
+
+
+# ---------------------------------------------------------------- what is wrong with the rows
+
+
+def _lines(file: str) -> list[int]:
+    """The line on which each row of a table begins."""
+    found = []
+    with open(file, newline="", encoding="utf-8") as text:
+        reader = csv.reader(text)
+        start = 1
+        for row in reader:
+            if row:
+                found.append(start)
+            start = reader.line_num + 1
+    return found[1:]
+
+
+def _refuse(file: str, table: Sequence[Mapping[str, str]], lines: Sequence[int], chip: Profile) -> None:
+    """Raises Refused with every cell that cannot be, each with its line and column."""
+    names = {fold(name) for name in (chip.name, *chip.data.get("aliases", ()))}
+    seen: dict[str, int] = {}
+    problems = []
+    for line, row in zip(lines, table, strict=True):
+
+        def wrong(field: str, expected: str, got: str, hint: str = "", line: int = line) -> None:
+            problems.append(Problem(file, line, field, expected, got or "nothing", hint))
+
+        sizes = {name: _number(row, name) for name in POSITIVE}
+        for name, value in sizes.items():
+            if not (value > 0 and math.isfinite(value)) and (name in rows.REQUIRED or row.get(name, "").strip()):
+                wrong(name, "a number above zero", row.get(name, ""))
+        times = [_number(row, name) for name in MEASURED]
+        if not any(time > 0 and math.isfinite(time) for time in times):
+            said = ", ".join(f"{name}={row.get(name)}" for name in MEASURED if row.get(name))
+            wrong(MEASURED[0], "a measured step time in s, or tokens/s a chip", said, f"or give {MEASURED[1]}")
+        if fold(row["chip"]) not in names:
+            wrong("chip", f"{chip.name}, which --from names", row["chip"], "fit the rows of another chip by themselves")
+        ways = sizes["tp"] * sizes["pp"] * (1.0 if math.isnan(sizes["cp"]) else sizes["cp"])
+        if sizes["n_chips"] > 0 and ways > 0 and sizes["n_chips"] % ways:
+            wrong("n_chips", f"a multiple of tp x cp x pp = {ways:g}", row["n_chips"])
+        recipe = (row.get("precision") or "").strip()
+        if recipe and recipe not in PRECISIONS:
+            wrong("precision", "one of " + ", ".join(PRECISIONS), recipe)
+        if row.get("id") and row["id"] in seen:
+            wrong("id", "an id of its own", f"{row['id']}, as on line {seen[row['id']]}")
+        seen.setdefault(row.get("id", ""), line)
+    if problems:
+        raise Refused(*problems)
+
+
+def _number(row: Mapping[str, str], name: str) -> float:
+    try:
+        return rows.number(row, name)
+    except Refused:
+        return -1.0  # is no number: refused as one that is not above zero
+
+
+def _unpriced(file: str, lines: Sequence[int], found: Sequence[tuple[int, rows.Design]]) -> list[Problem]:
+    """Rows that ran and cannot have: whatever does not divide, a format the chip has not."""
+    problems = []
+    for at, one in found:
+        verdict = VERDICTS[int(estimate(count(one.model, one.layout, one.workload), one.hardware).verdict)]
+        # What ran did fit: our count of memory, or of what divides into schedules, is then the one that is wrong.
+        if verdict in ("type", "heads", "batch", "experts", "chips", "fsdp"):
+            problems.append(Problem(file, lines[at], "layout", "a run that can be", f"a verdict of `{verdict}`"))
+    return problems
+
+
+# ---------------------------------------------------------------- what is written, and what is told
+
+
+def _digest(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _places(out: Path, chip: Profile, stacks: Mapping[str, Profile]) -> dict[Path, Profile]:
+    """The files to write, each with the one that it extends; none of them is one that was read."""
+    places = {out / "chips" / f"{chip.name}.yaml": chip}
+    places |= {out / "stacks" / f"{name}.yaml": base for name, base in stacks.items()}
+    for file, base in places.items():
+        if file.resolve() == base.path.resolve():
+            hint = "leave its folder out of --profile_path, or name another --out"
+            raise Refused(Problem(str(file), 0, "out", "a file that is not the one started from", "the same", hint))
+    return places
+
+
+def _write(file: Path, base: Profile, pooled: own.Pooled, source: Mapping[str, str]) -> bool:
+    """Writes a chip or a stack whose constants moved, over the file that it extends; False where none did."""
+    fitted = _fitted(pooled, "family" if base.kind == "chip" else "stack", base.name)
+    if base.kind == "chip":
+        fitted["sigma"] = {"value": _rounded(pooled.sigma), "source": "rows", "kind": "fitted",
+                           "basis": "rows left out one at a time"}  # fmt: skip
+    if not fitted:
+        return False
+    data = {
+        "kind": base.kind,
+        "name": file.stem,
+        "title": f"{base.title}, with constants of one's own rows",
+        "extends": base.name if _shipped(base) else str(base.path.resolve()),
+        "sources": {"rows": dict(source)},
+        "fitted": fitted,
+    }
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(Problem(str(file), 0, "out", "a folder that can be written", str(error))) from None
+    write_whole(file, as_yaml(data).encode())
+    return True
+
+
+def _shipped(base: Profile) -> bool:
+    try:
+        return load.find(base.kind, base.name).resolve() == base.path.resolve()
+    except Refused:
+        return False
+
+
+def _fitted(pooled: own.Pooled, kind: str, whose: str) -> dict[str, Any]:
+    """The quantities of the constants that moved, with their 90% intervals and where they started."""
+    told = {}
+    for at, name in enumerate(pooled.names):
+        if pooled.moved[at] and name[0] == kind and (kind == "family" or name[1] == whose):
+            value, low, high = _interval(pooled, at)
+            shown = {key: _shown(name[2], number) for key, number in (("value", value), ("low", low), ("high", high))}
+            basis = f"ships as {_shown(name[2], float(pooled.start[at]))}"
+            told[name[2]] = {**shown, "source": "rows", "kind": "fitted", "basis": basis}
+    return told
+
+
+def _interval(pooled: own.Pooled, at: int) -> tuple[float, float, float]:
+    value, error = float(pooled.value[at]), float(pooled.error[at])
+    low, high = BOUNDS[pooled.names[at][2]]
+    return value, max(value * math.exp(-Z90 * error), low), min(value * math.exp(Z90 * error), high)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _shown(which: str, value: float) -> str | float:
+    return units.show(value, "s", digits=6) if which in TIMES else _rounded(value)
+
+
+def _document(file: str, found: Sequence[tuple[int, rows.Design]], pooled: own.Pooled) -> dict[str, Any]:
+    table = [one.row for _, one in found]
+    measured = np.array([rows.measured_step_time(row) for row in table])
+    before, _, _ = tables.price(found)
+    weight = score.weights(table)
+    constants, stayed = [], []
+    for at, (kind, whose, which) in enumerate(pooled.names):
+        value, low, high = _interval(pooled, at)
+        owner = whose if kind == "stack" else found[0][1].hardware.chip
+        if pooled.moved[at]:
+            constants.append({"of": owner, "constant": which, "shipped": float(pooled.start[at]), "fitted": value,
+                              "low": low, "high": high})  # fmt: skip
+        else:
+            stayed.append(f"{owner} {which}")
+    return {
+        "command": "fit",
+        "rows": file,
+        "priced": len(table),
+        "hardware": found[0][1].hardware.name,
+        "before": score.errors(before, measured, weight),
+        "left_out": score.errors(pooled.left_out, measured, weight),
+        "after": score.errors(pooled.after, measured, weight),
+        "sigma": pooled.sigma,
+        "constants": constants,
+        "stayed": stayed,
+        "steps": [
+            {"id": row.get("id") or str(at + 1), "measured": seen, "before": old, "left_out": new}
+            for (at, _), row, seen, old, new in zip(
+                found, table, measured.tolist(), before.tolist(), pooled.left_out.tolist(), strict=True
+            )
+        ],
+        "assumed": sorted({note for _, one in found for note in one.notes}),
+    }
