@@ -51,6 +51,7 @@ FLAGS = {
     "global_batch": Flag("sequences in a step, over all chips", "WHOLE"),
     "tokens": Flag("tokens of the whole run, for its loss, days and dollars", "NUMBER"),
     "stack": Flag("the software stack's name or file: generic, jax, megatron"),
+    "step_time": Flag("what a step of the run took, with its unit: '8.9 s', '412 ms'"),
     # searching
     "measure": Flag("how many shortlisted blocks to compile and time here; 0: none", "WHOLE"),
     "objective": Flag("what the ranking is by"),
@@ -110,6 +111,13 @@ COMMANDS = {
         flags=("model", "hardware", "chips", "layout", *WORKLOAD),
         required=("model", "hardware"),
         example="coopt explain --model=llama3-70b --hardware=dgx-h100 --chips=1024 --layout=tp=8,pp=4",
+    ),
+    "diagnose": Command(
+        "a run of yours beside our prediction: where its time goes, what is suspect, which layouts would be faster",
+        "coopt.study.verbs:diagnose",
+        flags=("model", "hardware", "chips", "layout", *WORKLOAD, "step_time"),
+        required=("model", "hardware", "step_time"),
+        example="coopt diagnose --model=llama3-70b --hardware=dgx-h100 --chips=64 --layout=tp=8,pp=4 --step_time=70s",
     ),
     "compare": Command(
         "which of two or more designs, plans or profiles is better, by how much, how sure, and why",

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coopt.report import compared, explained, listed, planned, scored, searched, words
+from coopt.report import compared, diagnosed, explained, listed, planned, scored, searched, words
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
 # The order matters: the first mark that a document carries says what it is.
 _KINDS = (
+    ("diagnose", ("spent", "suspects")),
     ("search", ("plans", "evaluated")),
     ("plan", ("deployments", "training_runs")),
     ("compare", ("ratio", "by_rate")),
@@ -29,6 +30,7 @@ ASSUMED = 12  # assumptions that a terminal shows one by one
 _LISTS = {
     "search": "plans",
     "explain": "rows",
+    "diagnose": "spent",
     "compare": "by_row",
     "plan": "deployments",
     "validate": "points",
@@ -63,6 +65,7 @@ def page(document: Mapping[str, Any]) -> Page:
     made = {
         "search": searched.page,
         "explain": explained.page,
+        "diagnose": diagnosed.page,
         "compare": compared.page,
         "validate": scored.page,
         "plan": planned.page,
@@ -85,6 +88,7 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     made = {
         "search": searched.grids,
         "explain": explained.grids,
+        "diagnose": diagnosed.grids,
         "compare": compared.grids,
         "validate": scored.grids,
         "plan": planned.grids,
@@ -97,10 +101,10 @@ def table(document: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """The document as text: the answer in sentences, tables, what was assumed. At most `width` columns."""
     paragraphs: list[str] = []
     name = kind(document)
-    if name in ("search", "explain", "compare", "validate", "plan"):
+    if name in ("search", "explain", "diagnose", "compare", "validate", "plan"):
         paragraphs += [_fill(page(document).lead, width)]
     paragraphs += [text(g, width=width) for g in grids(document)]
-    if name in ("search", "explain", "compare", "plan"):
+    if name in ("search", "explain", "diagnose", "compare", "plan"):
         paragraphs += _card(document, width)
     if name == "search" and document.get("run") is not None:
         paragraphs += [f"run: {words.plain(document['run'])}"]

@@ -57,7 +57,7 @@ def _pair(a: Design, b: Design) -> dict[str, Any]:
         b.workload.train.batch * b.workload.train.seq_len
     ):
         said.append("the designs do different work in a step: `time` is seconds a token")
-    sigma = _spread(a, b)
+    sigma = spread(a, b)
     ratio = _ratios(a, b, *costs)
     time = _per_token(b, costs[1]) / _per_token(a, costs[0])
     told = {
@@ -107,8 +107,8 @@ def _ratios(a: Design, b: Design, cost_a: Cost, cost_b: Cost) -> dict[str, float
     }
 
 
-def _spread(a: Design, b: Design) -> float:
-    """Standard deviation of the log ratio: what both designs miss alike cancels."""
+def spread(a: Design, b: Design) -> float:
+    """Standard deviation of the log ratio of two step times: what both designs miss alike cancels."""
     spreads = [UNKNOWN_SIGMA if math.isnan(float(one.hardware.sigma)) else float(one.hardware.sigma) for one in (a, b)]
     alike = SHARED if (a.hardware.family, a.hardware.stack) == (b.hardware.family, b.hardware.stack) else 0.0
     return math.sqrt(max(spreads[0] ** 2 + spreads[1] ** 2 - 2 * alike * spreads[0] * spreads[1], 1e-8))

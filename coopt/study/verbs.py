@@ -7,7 +7,7 @@ from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.study import tables
-from coopt.study.designs import design
+from coopt.study.designs import Design, design
 
 
 def explain(options: Any) -> dict[str, Any]:
@@ -15,7 +15,26 @@ def explain(options: Any) -> dict[str, Any]:
     from coopt.cost import explain as priced
     from coopt.study.evidence import card
 
-    one = design(
+    one = _design(options)
+    told = priced(one.model, one.layout, one.workload, one.hardware)
+    phase = one.workload.train
+    told["workload"] = {"kind": "train", "seq_len": int(phase.seq_len), "global_batch": int(phase.batch)}
+    return told | card(one, told["step_time"])
+
+
+def diagnose(options: Any) -> dict[str, Any]:
+    """Prices one design beside what it took, and says where the difference may come from."""
+    from coopt.study.designs import split
+    from coopt.study.diagnosed import diagnose as diagnosed
+    from coopt.study.diagnosed import seconds
+
+    given = {part.split("=")[0].strip() for part in (options.layout or "").split(",")}
+    given |= set(split(options.overrides).get("layout", {}))
+    return diagnosed(_design(options), seconds(options.step_time), given=frozenset(given))
+
+
+def _design(options: Any) -> Design:
+    return design(
         model=options.model,
         hardware=options.hardware,
         chips=options.chips,
@@ -27,10 +46,6 @@ def explain(options: Any) -> dict[str, Any]:
         overrides=options.overrides,
         path=options.profile_path,
     )
-    told = priced(one.model, one.layout, one.workload, one.hardware)
-    phase = one.workload.train
-    told["workload"] = {"kind": "train", "seq_len": int(phase.seq_len), "global_batch": int(phase.batch)}
-    return told | card(one, told["step_time"])
 
 
 def predict(options: Any) -> dict[str, Any]:
