@@ -23,6 +23,7 @@ def explain(options: Any) -> dict[str, Any]:
         tokens=options.tokens,
         stack=options.stack,
         overrides=options.overrides,
+        watts=options.watts,
         path=options.profile_path,
     )
     told = priced(one.model, one.layout, one.workload, one.hardware)
