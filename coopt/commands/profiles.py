@@ -13,7 +13,7 @@ from coopt.spec import profiles, read
 from coopt.spec.find import Folders, entries, find, names
 from coopt.spec.schema import near
 
-_HARDWARE = ("system", "chip", "family", "stack")  # in the order in which a name is looked for
+_HARDWARE = ("system", "chip", "family", "stack", "design", "process")  # in the order in which a name is looked for
 
 
 def hardware(options: Any) -> dict[str, Any]:

@@ -50,6 +50,7 @@ FLAGS = {
     "seq_len": Flag("tokens in a sequence", "WHOLE"),
     "global_batch": Flag("sequences in a step, over all chips", "WHOLE"),
     "tokens": Flag("tokens of the whole run, for its loss, days and dollars", "NUMBER"),
+    "watts": Flag("hold each chip to so many W: clock and voltage follow", "NUMBER"),
     "stack": Flag("the software stack's name or file: generic, jax, megatron"),
     "step_time": Flag("what a step of the run took, with its unit: '8.9 s', '412 ms'"),
     # searching
@@ -108,7 +109,7 @@ COMMANDS = {
     "explain": Command(
         "price one design, row by row, with bounds and memory",
         "coopt.study.verbs:explain",
-        flags=("model", "hardware", "chips", "layout", *WORKLOAD),
+        flags=("model", "hardware", "chips", "layout", *WORKLOAD, "watts"),
         required=("model", "hardware"),
         example="coopt explain --model=llama3-70b --hardware=dgx-h100 --chips=1024 --layout=tp=8,pp=4",
     ),

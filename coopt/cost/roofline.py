@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from coopt.spec.nouns import TYPES, Hardware, Leaf, Row
+from coopt.spec.nouns import TYPE_BYTES, TYPES, Hardware, Leaf, Row
 from coopt.xp import at_least, choose, sqrt
 
 # Types at least eight bits narrower than the widest share an efficiency in the profile; a zero peak is `cannot`.
 TINY = 1e-30
+# Bytes that a blocked product of n FLOPs re-reads, times sqrt(S) / n, by type: n / sqrt(S / b) elements of b bytes.
+RE_READ = tuple(size * size**0.5 for size in TYPE_BYTES)
 
 
 def root_sum(a: Leaf, b: Leaf) -> Leaf:
@@ -42,7 +44,30 @@ def matmul_time(hardware: Hardware, row: Row) -> Leaf:
     sliced = hardware.tile_k / (row.k + hardware.tile_k)
     rate = at_least(peak(hardware, row.type) * choose(row.type, hardware.matmul), 1.0)
     compute = root_sum(waves, sliced) * (2.0 * area) * (row.k + hardware.depth) / rate
-    return root_sum(compute, memory_time(hardware, row))
+    return root_sum(compute, blocked_time(hardware, row))
+
+
+def blocked_time(hardware: Hardware, row: Row) -> Leaf:
+    """Seconds to move the bytes of products that are blocked to fit S bytes on chip.
+
+        bytes = sqrt((read + written)^2 + (n b^1.5 / sqrt(S))^2),   n = 2 m n k
+
+    n / sqrt(S / b) elements is what any order of computing must move (Hong and Kung 1981; Irony, Toledo and Tiskin
+    2004); fused attention is two such products, and moves no less.
+    """
+    again = row.flops * choose(row.type, RE_READ) * hardware.spill
+    return root_sum(row.read + row.written, again) / (hardware.bandwidth * hardware.stream)
+
+
+def padding(hardware: Hardware, size: Leaf) -> Leaf:
+    """How much longer a product takes whose size leaves part of a matrix unit's edge idle: (1 + (e / size)^8)^(1/8).
+
+    >>> [round(float(padding(Hardware(edge=edge), 128.0)), 2) for edge in (0.0, 64.0, 128.0, 256.0)]
+    [1.0, 1.0, 1.09, 2.0]
+    """
+    ratio = hardware.edge / at_least(size, 1.0)
+    fourth = ratio * ratio * ratio * ratio
+    return sqrt(sqrt(sqrt(1.0 + fourth * fourth)))
 
 
 def attention_time(hardware: Hardware, row: Row) -> Leaf:
@@ -57,7 +82,9 @@ def attention_time(hardware: Hardware, row: Row) -> Leaf:
     # Rows of queries fill the cores as matmul tiles do; short sequences leave some idle.
     tiles = row.m / hardware.tile_m * row.batch / hardware.cores
     fill = root_sum(tiles, 1.0) / at_least(tiles, 1e-9)
-    return root_sum(row.flops * fill / rate, memory_time(hardware, row))
+    products = row.flops * padding(hardware, row.k) * fill / rate
+    scores = row.m * row.n * row.batch * hardware.score
+    return root_sum(root_sum(products, scores), blocked_time(hardware, row))
 
 
 def memory_time(hardware: Hardware, row: Row) -> Leaf:
@@ -65,17 +92,24 @@ def memory_time(hardware: Hardware, row: Row) -> Leaf:
     return (row.read + row.written) / (hardware.bandwidth * hardware.stream)
 
 
+def vector_bound(hardware: Hardware) -> Leaf:
+    """Time of a pointwise kernel over that of its bytes alone: passes sqrt(1 + (vector / memory)^2), per byte moved."""
+    ratio = hardware.pointwise * hardware.bandwidth * hardware.stream / at_least(hardware.passes, 1e-9)
+    return hardware.passes * sqrt(1.0 + ratio * ratio)
+
+
 def compute_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of one occurrence of a compute row, its launches included.
 
-    Pointwise kernels move `passes` times the bytes of perfectly fused ones: how well a stack fuses.
+    Pointwise kernels move `passes` times the bytes of perfectly fused ones: how well a stack fuses; the vector units
+    work on the bytes meanwhile.
     """
     if row.kind == "matmul":
         time = matmul_time(hardware, row)
     elif row.kind == "attention":
         time = attention_time(hardware, row)
     else:
-        time = memory_time(hardware, row) * hardware.passes
+        time = memory_time(hardware, row) * vector_bound(hardware)
     return time + row.launches * hardware.kernel
 
 
@@ -92,11 +126,14 @@ def supported(hardware: Hardware, type: Leaf) -> Leaf:
 __all__ = [
     "TYPES",
     "attention_time",
+    "blocked_time",
     "compute_share",
     "compute_time",
     "matmul_time",
     "memory_time",
+    "padding",
     "peak",
     "root_sum",
     "supported",
+    "vector_bound",
 ]

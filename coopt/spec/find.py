@@ -24,6 +24,7 @@ FOLDERS = MappingProxyType(
         "family": "hw_profiles/families",
         "stack": "hw_profiles/stacks",
         "process": "hw_profiles/process",
+        "design": "hw_profiles/designs",
         "scenario": "hw_profiles/fleets",
         "model": "models",
         "space": "models/spaces",

@@ -220,6 +220,11 @@ class Hardware:
     tile_k: Leaf = 2048.0  # shortest slice of the reduction that a library gives to one core
     host_bandwidth: Leaf = 0.0  # B/s one way to the host; 0 = none
     host_memory: Leaf = 0.0  # B of host memory a chip; 0 = none
+    # parts of a chip told apart; 0: inside the shares below, as of every chip that was fitted
+    edge: Leaf = 0.0  # multipliers along each side of a matrix unit
+    spill: Leaf = 0.0  # 1/sqrt(B) of the memory on chip that blocks products
+    score: Leaf = 0.0  # s the whole chip takes for one score of a softmax
+    pointwise: Leaf = 0.0  # s its vector units take for a byte of a pointwise kernel
     # what it delivers
     matmul: tuple[Leaf, ...] = (0.7,) * len(TYPES)  # share of the peak, large matmuls, by type
     depth: Leaf = 256.0  # reduction length k at which a matmul reaches half of that
@@ -243,6 +248,9 @@ class Hardware:
     watts_idle: Leaf = NAN  # W a chip, chip alone
     watts: Leaf = NAN  # W a chip at full load, chip alone
     watts_all_in: Leaf = NAN  # W a chip of IT power: host, network and chip
+    clocked: Leaf = NAN  # share of `watts` that follows clock and voltage, as C V^2 f
+    leaking: Leaf = NAN  # share of `watts` that follows voltage alone, as V^2
+    slope: Leaf = NAN  # d log voltage / d log clock where it runs
     joules_flop: tuple[Leaf, ...] = (NAN,) * len(TYPES)
     joules_byte: Leaf = NAN  # J/B of main memory
     joules_wire: Leaf = NAN  # J/B sent

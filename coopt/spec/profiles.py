@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 
 from coopt.problems import Problem, Refused
-from coopt.spec import read, schema_fitted, schema_hardware, schema_models, schema_spaces
+from coopt.spec import read, schema_fitted, schema_hardware, schema_models, schema_process, schema_spaces
 from coopt.spec.find import Folders, entries, find
 from coopt.spec.read import Place
 from coopt.spec.schema import Mark, near, validate
@@ -29,6 +29,8 @@ SCHEMAS: Mapping[str, type[pydantic.BaseModel]] = MappingProxyType(
         "model": schema_models.Model,
         "law": schema_models.Law,
         "space": schema_spaces.Space,
+        "process": schema_process.Process,
+        "design": schema_process.Design,
     }
 )
 _OWN = ("kind", "name", "title", "aliases", "extends")  # what a file never takes from the one it extends

@@ -10,6 +10,7 @@ from typing import Any
 from coopt.problems import Problem, Refused
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Layout, Model, Workload, training
+from coopt.study.power import capped
 from coopt.tree import replace
 
 _DESIGN = re.compile(r"(?P<model>[^@]+)@(?P<hardware>[^:/]+)(?::(?P<chips>\d+))?(?:/(?P<layout>.*))?")
@@ -39,6 +40,7 @@ def design(
     tokens: float | None = None,
     stack: str | None = None,
     overrides: Mapping[str, str] | None = None,
+    watts: float | None = None,
     path: Any = None,
     name: str = "",
 ) -> Design:
@@ -59,6 +61,8 @@ def design(
         lambda: load.resolve(hardware, chips=chips, stack=stack, overrides=inside.get("hardware", {}), path=path)
     )
     shape = attempt(lambda: load.model(model, path=path, **inside.get("model", {})))
+    if machine is not None and watts is not None:
+        machine = attempt(lambda: capped(machine, watts, path=path))
     cut = None
     if machine is not None and shape is not None:
         text = ",".join(part for part in (layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items())) if part)

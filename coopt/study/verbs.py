@@ -44,6 +44,7 @@ def _design(options: Any) -> Design:
         tokens=options.tokens,
         stack=options.stack,
         overrides=options.overrides,
+        watts=options.watts,
         path=options.profile_path,
     )
 
