@@ -25,6 +25,7 @@ from absl import app, flags  # noqa: E402
 from coopt.search import chunks, exact  # noqa: E402
 from coopt.search.layouts import layout_space  # noqa: E402
 from coopt.search.price import price  # noqa: E402
+from coopt.search.programs import record  # noqa: E402
 from coopt.search.space import Space, axis, product, settings, size  # noqa: E402
 from coopt.search.sweep import CHUNK, sweep  # noqa: E402
 from coopt.spec.nouns import Hardware, LayerKind, Model, Tier, training  # noqa: E402
@@ -114,10 +115,9 @@ def multiply_adds() -> float:
 def work(space: Space, hardware: Hardware) -> float:
     """Compiled element operations a candidate."""
     space = Space(axes=space.axes, base=replace(space.base, hardware=hardware))
-    task = exact.Task(space=space, expression=price, names=OBJECTIVES, objectives=len(OBJECTIVES), limits=(),
-                      lead=len(space.axes), block=1)  # fmt: skip
-    plan = chunks.plan(task, target=CHUNK)
-    return next(chunks.chunks(plan)).recorded.work / plan.inner
+    graph = record(space, price, OBJECTIVES, limits={})
+    plan = chunks.plan(exact.Task(space=space, graph=graph, lead=len(space.axes), block=1), target=CHUNK)
+    return plan.staged.work / plan.inner
 
 
 def resident() -> float:

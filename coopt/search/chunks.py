@@ -18,15 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from coopt.search.exact import Task
-from coopt.search.programs import Recorded, record, run
-from coopt.search.space import Slab, lattice, walk
-from coopt.search.terms import Tape
-from coopt.spec.nouns import VERDICTS
-from coopt.xp import where
+from coopt.search.programs import Staged, execute, inputs, run, stage
+from coopt.search.space import Slab, lattice_leaves, walk
 
 TILE = 1024  # choices of the long axis in a tile, at most
 INNER = 2**19  # candidates inside one choice of it, at most
-NARROW = 8  # choices of it in a chunk, at least: vectors of the machine stay full
+NARROW = 8  # choices of it in a chunk come in multiples of this: vectors of the machine stay full
 EAGER = 64  # extent up to which NumPy computes a term at once,
 SHARE = 64  # or this part of all that lies inside a choice of the long axis
 TERM = 2**17  # elements of such a term in a tile: many of them live at a time
@@ -41,8 +38,8 @@ class Plan:
     cut: int
     length: int
     order: tuple[int, ...]
-    eager: int
     tile: int
+    staged: Staged
 
     @property
     def inner(self) -> int:
@@ -54,7 +51,8 @@ class Plan:
 class Chunk:
     """Some columns of a tile; the first `skip` of them were counted before."""
 
-    recorded: Recorded
+    wide: np.ndarray  # (rows, columns of the tile): what the programs start from
+    shared: np.ndarray
     slab: Slab
     low: int
     skip: int
@@ -75,68 +73,55 @@ def plan(task: Task, *, target: int) -> Plan:
     order = (*range(lead, len(axes)), *range(cut + 1, lead), cut)
     eager = max(EAGER, inside[cut] // SHARE)
     tile = max(min(TILE, TERM // eager), NARROW)
-    length = max(min(target // inside[cut], tile), NARROW)
+    length = max(min(target // inside[cut], tile) // NARROW * NARROW, NARROW)
     tiles = math.prod(len(one) for one in axes[:cut]) * -(-len(axes[cut]) // tile)
     if tiles > TILES and inside[cut] < EAGER:
         eager = -1
     return Plan(task=dataclasses.replace(task, lead=lead, block=math.prod(len(one) for one in axes[lead:])), cut=cut,
-                length=min(length, _padded(len(axes[cut]))), order=order, eager=eager, tile=tile)  # fmt: skip
+                length=min(length, _padded(len(axes[cut]))), order=order, tile=tile,
+                staged=stage(task.graph, order=order, eager=eager))  # fmt: skip
 
 
 def chunks(plan: Plan) -> Iterator[Chunk]:
     """All chunks, tile by tile; the last of a tile overlaps the one before, so that all have one length."""
     for slab in walk(plan.task.space, plan.cut, plan.tile):
-        recorded = _tile(plan, slab)
+        wide, shared = inputs(plan.staged, lattice_leaves(plan.task.space, slab, order=plan.order))
         columns = slab.high - slab.low
         for low in range(0, columns, plan.length):
             first = max(min(low, columns - plan.length), 0)
-            yield Chunk(recorded=recorded, slab=slab, low=first, skip=low - first,
+            yield Chunk(wide=wide, shared=shared, slab=slab, low=first, skip=low - first,
                         columns=min(plan.length, columns))  # fmt: skip
 
 
 def reduce(plan: Plan, chunk: Chunk, *, reasons: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One chunk: counts by reason, the first index of each block, and the blocks' minima `(blocks, objectives)`."""
+    """One chunk: counts by reason, the first index of each block, and the blocks' minima `(objectives, blocks)`."""
     task, columns = plan.task, slice(chunk.skip, chunk.columns)
-    wide = chunk.recorded.wide[:, chunk.low : chunk.low + plan.length]
+    wide = chunk.wide[:, chunk.low : chunk.low + plan.length]
     if wide.shape[1] < plan.length:  # a tile shorter than a chunk repeats its last choice
         wide = np.pad(wide, ((0, 0), (0, plan.length - wide.shape[1])), mode="edge")
-    code, *objectives = run(chunk.recorded, np.ascontiguousarray(wide), chunk.recorded.shared)
-    axes = task.space.axes
-    codes, minima = _minima(
-        code, objectives, block=len(axes) - task.lead, shape=(1,) * len(plan.order[1:]) + (plan.length,)
-    )
+    wide, axes, programs = np.ascontiguousarray(wide), task.space.axes, plan.staged.programs
+    made = run(programs[:-1], wide, chunk.shared)
+    shape = (1,) * len(plan.order[1:]) + (plan.length,)
+    codes, minima = _minima(wide, chunk.shared, made, program=programs[-1], block=len(axes) - task.lead, shape=shape)
     codes = np.asarray(codes)[..., columns]
     repeated = plan.inner * codes.shape[-1] // codes.size
     counts = repeated * np.asarray(_count(codes, reasons))
     grid = (*(len(one) for one in axes[plan.cut + 1 : task.lead]), codes.shape[-1])
-    table = np.stack([np.broadcast_to(np.asarray(one)[..., columns], grid).reshape(-1) for one in minima], axis=1)
+    table = np.empty((len(minima), math.prod(grid)))
+    for row, one in zip(table, minima, strict=True):
+        row.reshape(grid)[...] = np.asarray(one)[..., columns]
     within = np.arange(math.prod(grid[:-1]), dtype=np.int64)[:, None] * task.block
     across = (chunk.low + chunk.skip + np.arange(grid[-1], dtype=np.int64)) * plan.inner
     return counts, (chunk.slab.start + within + across).reshape(-1), table
 
 
-def _tile(plan: Plan, slab: Slab) -> Recorded:
-    """The expression on a tile: small terms computed, the rest recorded as programs for codes and objectives."""
-    task, tape = plan.task, Tape(limit=plan.eager)
-    with np.errstate(all="ignore"):
-        candidate = jax.tree.map(
-            lambda leaf: tape.term(leaf) if np.ndim(leaf) else np.float64(leaf),
-            lattice(task.space, slab, order=plan.order),
-        )
-        score = task.expression(candidate, task.names)
-        code = score.verdict
-        for number, (position, bound) in enumerate(task.limits):
-            value, unknown = score.objectives[position], len(VERDICTS) + 2 * number
-            failed = where(value > np.float64(bound), unknown + 1, where(value == value, 0, unknown))
-            code = where(code < 0.5, failed, code)
-        recorded = record(tape, (code, *score.objectives[: task.objectives]))
-    tape.known.clear()  # terms know their tape: with the way back cut, a tile's arrays are freed at once
-    return recorded
+@functools.partial(jax.jit, static_argnames=("program", "block", "shape"))
+def _minima(wide, shared, made, *, program, block, shape):
+    """Codes as bytes, and each objective's minima over the first `block` axes; infeasible and unknown are infinite.
 
-
-@functools.partial(jax.jit, static_argnames=("block", "shape"))
-def _minima(code, objectives, *, block, shape):
-    """Codes as bytes, and each objective's minima over the first `block` axes; infeasible and unknown are infinite."""
+    Compiled together with the program that makes them, so that nothing of full size is ever written.
+    """
+    code, *objectives = execute(wide, shared, made, program=program)
     code = jnp.broadcast_to(code, np.broadcast_shapes(code.shape, shape))
     minima = []
     for objective in objectives:

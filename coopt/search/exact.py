@@ -9,49 +9,48 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from coopt.search.pareto import STRONG, dominated, front, graded, strong_first
-from coopt.search.price import Expression
-from coopt.search.space import Candidate, Space, all_digits, blocks, flat
+from coopt.search.programs import Graph, compute
+from coopt.search.space import Space, all_digits, block_leaves, flat_leaves
 
 ROUNDING = 1e-12  # relative: how far a compiled float64 objective may lie from NumPy's
+CLEARLY = 2.0**-28  # relative: farther apart than this, grading does not make two objectives equal
 BATCH = 4096  # blocks priced at once, at most;
 FEW = 128  # at first: a few good points close most of the others
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """What the exact stage needs to price: the space, the expression, its objectives and limits."""
+    """What the exact stage needs to price: a space, the expression over it, and how it falls into blocks."""
 
     space: Space
-    expression: Expression
-    names: tuple[str, ...]
-    objectives: int  # how many of the names rank; the rest are there for their limits
-    limits: tuple[tuple[int, float], ...]  # (position among the objectives, upper bound)
+    graph: Graph
     block: int  # candidates in a block
     lead: int  # axes outside a block
 
+    @property
+    def objectives(self) -> int:
+        """How many of the graph's results rank: all but the verdict."""
+        return len(self.graph.results) - 1
 
-def evaluate(task: Task, candidate: Candidate, shape: tuple[int, ...]) -> np.ndarray:
+
+def evaluate(task: Task, leaves: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Objectives of candidates, `(n, objectives)` in order of `shape`; infinite where infeasible or unknown."""
-    with np.errstate(all="ignore"):
-        score = task.expression(candidate, task.names)
-        fits = np.asarray(score.verdict) < 0.5
-        for position, bound in task.limits:
-            fits = fits & (np.asarray(score.objectives[position]) <= bound)
+    code, *objectives = compute(task.graph, leaves)
     values = np.empty((math.prod(shape), task.objectives))
-    for position, objective in enumerate(score.objectives[: task.objectives]):
-        known = np.where(fits & np.isfinite(objective), objective, np.inf)
+    for position, objective in enumerate(objectives):
+        known = np.where((code < 0.5) & np.isfinite(objective), objective, np.inf)
         values[:, position] = np.broadcast_to(known, shape).reshape(-1)
     return values
 
 
 def evaluate_flat(task: Task, indices: np.ndarray) -> np.ndarray:
     """Objectives of candidates named by index, `(n, objectives)`."""
-    candidate = flat(task.space, all_digits(task.space, indices))
-    return evaluate(task, candidate, (len(indices),))
+    return evaluate(task, flat_leaves(task.space, all_digits(task.space, indices)), (len(indices),))
 
 
 def open_blocks(task: Task, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,10 +58,10 @@ def open_blocks(task: Task, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     if not len(starts):
         return np.empty(0, dtype=np.int64), np.empty((0, task.objectives))
     digits = all_digits(task.space, starts)[:, : task.lead]
-    shape = (len(starts), *(len(one) for one in task.space.axes[task.lead :]))
+    inner = tuple(len(one) for one in task.space.axes[task.lead :])
     values = [
-        evaluate(task, blocks(task.space, digits[low : low + BATCH]), (len(digits[low : low + BATCH]), *shape[1:]))
-        for low in range(0, len(digits), BATCH)
+        evaluate(task, block_leaves(task.space, some), (len(some), *inner))
+        for some in (digits[low : low + BATCH] for low in range(0, len(digits), BATCH))
     ]
     indices = starts[:, None] + np.arange(task.block)
     return indices.reshape(-1), np.concatenate(values)
@@ -131,11 +130,18 @@ def frontier(objectives: int) -> Frontier:
 
 
 def sift(state: Frontier, starts: np.ndarray, minima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of new blocks, those that the achieved points leave open, with their graded lower bounds."""
-    known = np.isfinite(minima[:, state.live]).all(axis=1) & np.isfinite(minima).any(axis=1)
-    starts, minima = starts[known], minima[known]
-    ideals, _ = _around(minima)
-    return _open(state, starts, ideals, strongest=STRONG)
+    """Of new blocks, those that the achieved points leave open, with their graded lower bounds.
+
+    `minima` are `(objectives, blocks)`. What is clearly beaten goes first, before anything is graded.
+    """
+    finite = np.isfinite(minima)
+    known = finite[state.live].all(axis=0) & finite.any(axis=0)
+    starts, minima = starts[known], minima[:, known]
+    points = state.points[:, state.live]
+    strong = points[strong_first(points)[:STRONG]]
+    left = ~dominated(minima[state.live].T, strong + CLEARLY * np.abs(strong))
+    ideals, _ = _around(minima[:, left].T)
+    return _open(state, starts[left], ideals, strongest=STRONG)
 
 
 def widen(state: Frontier, starts: np.ndarray, ideals: np.ndarray) -> Frontier:

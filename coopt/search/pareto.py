@@ -82,5 +82,7 @@ def _nowhere_below(columns: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 def strong_first(values: np.ndarray) -> np.ndarray:
     """An order of points in which those that beat most come early: by the sum of their ranks in each objective."""
-    ranks = np.argsort(np.argsort(values, axis=0, kind="stable"), axis=0, kind="stable")
+    ranks = np.empty(values.shape, dtype=np.int64)
+    for column, value in zip(ranks.T, values.T, strict=True):
+        column[np.argsort(value)] = np.arange(len(value))
     return np.argsort(ranks.sum(axis=1), kind="stable")

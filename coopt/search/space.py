@@ -158,11 +158,16 @@ def candidate(space: Space, index: int) -> Candidate:
 
 def flat(space: Space, digits: np.ndarray) -> Candidate:
     """Many candidates with leaves of shape `(n,)`, from their digits `(n, axes)`; fields off every axis stay scalar."""
+    return put(space.base, flat_leaves(space, digits))
+
+
+def flat_leaves(space: Space, digits: np.ndarray) -> dict[str, np.ndarray]:
+    """The same by path: what the axes set in each candidate."""
     leaves = {}
     for position, one in enumerate(space.axes):
         rows = one.values[digits[:, position]]
         leaves |= {path: np.ascontiguousarray(rows[:, field]) for field, path in enumerate(one.paths)}
-    return put(space.base, leaves)
+    return leaves
 
 
 def lattice(space: Space, slab: Slab | None = None, *, order: Sequence[int] | None = None) -> Candidate:
@@ -171,22 +176,29 @@ def lattice(space: Space, slab: Slab | None = None, *, order: Sequence[int] | No
     `order` lists the axes from `slab.axis` on as the dimensions of the leaves; without it they are in the space's own
     order. Axes before the slab's are scalars.
     """
+    return put(space.base, lattice_leaves(space, slab, order=order))
+
+
+def lattice_leaves(
+    space: Space, slab: Slab | None = None, *, order: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """The same by path."""
     slab = slab or Slab(axis=0, digits=(), low=0, high=len(space.axes[0]), start=0, size=size(space))
     leaves = {}
     for one, digit in zip(space.axes, slab.digits, strict=False):
-        leaves |= {path: float(value) for path, value in zip(one.paths, one.values[digit], strict=True)}
+        leaves |= dict(zip(one.paths, one.values[digit], strict=True))
     order = list(order or range(slab.axis, len(space.axes)))
     for dimension, position in enumerate(order):
         one = space.axes[position]
         rows = one.values[slab.low : slab.high] if position == slab.axis else one.values
         leaves |= _shaped(one, rows, dimension, len(order))
-    return put(space.base, leaves)
+    return leaves
 
 
-def blocks(space: Space, digits: np.ndarray) -> Candidate:
-    """The candidates below each row of leading `digits` `(b, k)`: leading axes share lattice axis 0, the rest follow.
+def block_leaves(space: Space, digits: np.ndarray) -> dict[str, np.ndarray]:
+    """The candidates below each row of leading `digits` `(b, k)`: leading axes share dimension 0, the rest follow.
 
-    Leaves have shape `(b, 1, ..)` for the leading axes and `(1, .., n, .., 1)` for the others.
+    Leaves by path, of shape `(b, 1, ..)` for the leading axes and `(1, .., n, .., 1)` for the others.
     """
     lead, leaves = digits.shape[1], {}
     rank = 1 + len(space.axes) - lead
@@ -195,7 +207,7 @@ def blocks(space: Space, digits: np.ndarray) -> Candidate:
             leaves |= _shaped(one, one.values[digits[:, position]], 0, rank)
         else:
             leaves |= _shaped(one, one.values, position - lead + 1, rank)
-    return put(space.base, leaves)
+    return leaves
 
 
 def walk(space: Space, cut: int, length: int) -> Iterator[Slab]:
@@ -237,6 +249,17 @@ def put(tree: Any, leaves: dict[str, Any]) -> Any:
     if isinstance(tree, tuple):
         return tuple(put(item, below[str(i)]) if str(i) in below else item for i, item in enumerate(tree))
     return replace(tree, **{name: put(getattr(tree, name), inside) for name, inside in below.items()})
+
+
+def get(tree: Any, path: str) -> Any:
+    """What stands at a dotted path.
+
+    >>> get(Candidate(), "workload.phases.0.repeat")
+    1.0
+    """
+    for name in path.split("."):
+        tree = tree[int(name)] if isinstance(tree, tuple) else getattr(tree, name)
+    return tree
 
 
 def _shaped(one: Axis, rows: np.ndarray, position: int, rank: int) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from coopt.problems import Problem, Refused
 from coopt.search import exact
 from coopt.search.chunks import Chunk, Plan, chunks, plan, reduce
 from coopt.search.price import Expression, price
+from coopt.search.programs import record
 from coopt.search.space import INT64, Space, size
 from coopt.spec.nouns import VERDICTS, Hardware, Law
 from coopt.tree import replace
@@ -87,14 +88,9 @@ def sweep(
     space = dataclasses.replace(
         space, base=replace(space.base, **{name: tree for name, tree in attached.items() if tree is not None})
     )
-    space = dataclasses.replace(space, base=jax.tree.map(np.float64, space.base))
     limits = dict(limits or {})
-    names = (*objectives, *(name for name in limits if name not in objectives))
-    task = exact.Task(
-        space=space, expression=expression, names=names, objectives=len(objectives),
-        limits=tuple((names.index(name), float(bound)) for name, bound in limits.items()),
-        **_block(space),
-    )  # fmt: skip
+    graph = record(space, expression, objectives, limits=limits)
+    task = exact.Task(space=space, graph=graph, **_block(space))
     reasons = (*VERDICTS, *(f"{name}{why}" for name in limits for why in (" unknown", " above limit")))
     job = _Job(plan=plan(task, target=chunk), reasons=reasons, front=pareto)
     tally = _run(job, workers=workers, keep=keep, progress=progress)
@@ -165,11 +161,11 @@ def _block(space: Space) -> dict[str, int]:
 
 def _sifted(job: _Job, seen: _Tally, starts: np.ndarray, minima: np.ndarray):
     """What of a chunk can still matter, given what was seen when it began: leaders, and open blocks of the front."""
-    near = np.isfinite(minima[:, 0])
+    near = np.isfinite(minima[0])
     if len(seen.leaders.minima) >= seen.leaders.count > 0:
         worst = seen.leaders.minima.max()
-        near = minima[:, 0] <= worst + 1e-6 * abs(worst)
-    leaders = exact.lead(exact.leaders(seen.leaders.count), starts[near], minima[near, 0])
+        near = minima[0] <= worst + 1e-6 * abs(worst)
+    leaders = exact.lead(exact.leaders(seen.leaders.count), starts[near], minima[0, near])
     opened = exact.sift(seen.frontier, starts, minima) if job.front else None
     return leaders, opened
 

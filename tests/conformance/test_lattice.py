@@ -127,12 +127,12 @@ def test_numbers_compile_nothing():
         return sweep(space, replace(hardware, chips=float(chips)), objectives=("step_time", "memory"), chunk=2000)
 
     first = run(machine(), 64, 64.0)
-    compiled = programs._run._cache_size(), chunks._minima._cache_size()
+    compiled = programs._compiled._cache_size(), chunks._minima._cache_size()
     faster = replace(machine(), bandwidth=4e12, dollars_hour=3.0, kernel=1e-6, memory=8e9)
     for hardware, chips, batch in ((faster, 64, 64.0), (machine(), 64, 192.0), (faster, 128, 256.0)):
         other = run(hardware, chips, batch)
         assert other.top.values[0, 0] != first.top.values[0, 0]
-    assert (programs._run._cache_size(), chunks._minima._cache_size()) == compiled
+    assert (programs._compiled._cache_size(), chunks._minima._cache_size()) == compiled
 
 
 @pytest.mark.parametrize(("energy", "most"), [(False, 60), (True, 130)], ids=["without-energy", "with-energy"])
@@ -143,9 +143,7 @@ def test_work_a_candidate(energy, most):
     few = {"vpp": (1, 2, 4, 8), "micro_batch": (1, 2, 4, 8), "fused_attention": (1, 0), "schedule": (0, 2)}
     space = attached(layout_space(gpt3, training(2048.0, 1536.0), chips=4096, choices=few), machine(4096.0), None)
     names = ("step_time", "dollars_per_token", "memory_share") + ("joules_per_token",) * energy
-    task = exact.Task(space=space, expression=price, names=names, objectives=len(names), limits=(),
-                      lead=len(space.axes), block=1)  # fmt: skip
-    plan = chunks.plan(task, target=2**19)
-    recorded = next(chunks.chunks(plan)).recorded
-    assert sum(len(program.nodes) for program in recorded.programs) < 500
-    assert 5 < recorded.work / plan.inner <= most
+    graph = programs.record(space, price, names, limits={})
+    plan = chunks.plan(exact.Task(space=space, graph=graph, lead=len(space.axes), block=1), target=2**19)
+    assert sum(len(program.steps) for program in plan.staged.programs) < 500
+    assert 5 < plan.staged.work / plan.inner <= most

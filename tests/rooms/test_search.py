@@ -15,7 +15,8 @@ from coopt.search.describe import space_from
 from coopt.search.elasticity import changes, elasticities
 from coopt.search.layouts import divisors, layout_space
 from coopt.search.nearest import nearest
-from coopt.search.programs import record, run
+from coopt.search.price import Score
+from coopt.search.programs import compute, inputs, record, run, stage
 from coopt.search.space import (
     Candidate,
     Space,
@@ -26,7 +27,9 @@ from coopt.search.space import (
     flat,
     index,
     lattice,
+    lattice_leaves,
     product,
+    put,
     settings,
     size,
 )
@@ -193,25 +196,41 @@ def test_terms_are_numpy_small_and_recorded_large():
 
     def formula(a, b, c, d):
         grown = where(a > 1.5, a * b, log(maximum(c, 0.5))) ** 2
-        return grown + abs(b - d) / choose(a, (1.0, c + 0.5, 3.0)) - (1.0 if d is None else 0.25)
+        return (grown + abs(b - d) / choose(a, (1.0, c + 0.5, 3.0))) * where((a > 0.5) & (d > 2.5), 1.0, 0.25)
 
-    shapes = ((3, 1, 1, 7), (1, 4, 1, 1), (1, 1, 5, 7), (1, 1, 1, 7))
-    rng = np.random.default_rng(0)
-    numbers = [rng.integers(0, 4, size=shape).astype(float) for shape in shapes]
-    plain = formula(*numbers)
-    for limit in (-1, 3, 12, 10**6):
-        tape = Tape(limit=limit)
-        small = tape.term(numbers[0]) + 1.0
-        assert (small.value is None) == (limit < 3)
-        terms = [tape.term(one) for one in numbers]
-        aside = terms[3] * terms[0]  # a result that nothing larger needs
-        recorded = record(tape, [formula(*terms), 2.5, aside])
+    axes = [
+        axis(name, f"layout.{name}", np.arange(n)) for name, n in zip("tp cp pp dp".split(), (3, 4, 5, 7), strict=True)
+    ]
+
+    def priced(candidate, names):
+        layout = candidate.layout
+        aside = layout.dp * layout.tp  # a result that nothing larger needs
+        unread = layout.dp**3
+        return Score(verdict=0.0, objectives=(formula(layout.tp, layout.cp, layout.pp, layout.dp), aside, unread)[:2])
+
+    space = product(axes, Candidate())
+    leaves = lattice_leaves(space)
+    plain = priced(put(space.base, leaves), ()).objectives
+    graph = record(space, priced, ("formula", "aside"), limits={})
+    code, *replayed = compute(graph, leaves)
+    assert code == 0.0
+    for one, other in zip(replayed, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.power not in {step[1] for step in graph.steps if step[2][0] == graph.leaves["layout.dp"]}
+    for eager in (-1, 3, 12, 10**6):
+        staged = stage(graph, order=(0, 1, 2, 3), eager=eager)
         with jax.enable_x64(True):
-            made, constant, small = run(recorded, recorded.wide, recorded.shared)
-        np.testing.assert_allclose(np.asarray(made), plain, rtol=1e-13)
-        np.testing.assert_allclose(np.asarray(small), numbers[3] * numbers[0])
-        assert float(constant) == 2.5
-    assert not recorded.programs[-1].nodes  # everything was small: nothing is left to compile
+            constant, made, small = run(staged.programs, *inputs(staged, leaves))
+        np.testing.assert_allclose(np.asarray(made), plain[0], rtol=1e-13)
+        np.testing.assert_allclose(np.asarray(small), plain[1])
+        assert float(constant) == 0.0
+    assert not staged.programs[-1].steps  # everything was small: nothing is left to compile
+
+
+def test_a_branch_on_a_term_is_refused():
+    tape = Tape()
+    with pytest.raises(TypeError, match="where"):
+        bool(tape.term(1.0) > 0.5)
 
 
 DESCRIPTION = {
