@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coopt.problems import Problem, Refused
+from coopt.store import merge as merged
 from coopt.store import saved
 from coopt.store.repair import repair as put_right
 
@@ -23,15 +24,61 @@ def path_of(run: str, runs: str) -> Path:
 
 
 def runs(options: Any) -> dict[str, Any]:
-    """Every run of a folder: its state, how many trials are done, and what is wrong with one that cannot be read."""
-    found, errors = [], []
+    """Every run of a folder: its state, how many trials are done, and what is wrong with one that cannot be read.
+
+    With `--changed_by`, those that read that profile, and whether their conclusions still hold.
+    """
+    readable, errors = [], []
     for run in saved.list_runs(Path(options.runs)):
-        if isinstance(run, Refused):
-            errors += [problem.__dict__ for problem in run.problems]
-        else:
-            found.append(_told(run))
-            errors += [problem.__dict__ for problem in run.problems]
+        readable += [] if isinstance(run, Refused) else [run]
+        errors += [problem.__dict__ for problem in run.problems]
+    if options.changed_by:
+        from coopt.study.changed import changed_by
+
+        found = changed_by(readable, options.changed_by, path=options.profile_path)
+    else:
+        found = [_told(run) for run in readable]
     return {"command": "runs", "runs": found, **({"errors": errors} if errors else {})}
+
+
+def bundle(options: Any) -> dict[str, Any]:
+    """A finished run as one file that can be cited and derived again elsewhere."""
+    from coopt.study.replay import pack
+
+    run = saved.open_run(path_of(options.run, options.runs))
+    out = Path(options.out) if options.out else Path(f"{run.name}.coopt.tar")
+    made = pack(run, out)
+    return {"run": str(run.path), "bundle": str(out), "sha256": made.digest, "files": len(made.files)}
+
+
+def replay(options: Any) -> dict[str, Any]:
+    """Derives a bundled run again; a number that differs is an error that says which and why it may."""
+    from coopt.commands import progress
+    from coopt.study.replay import because
+    from coopt.study.replay import replay as again
+
+    with progress.bar() as told:
+        document = again(Path(options.file), told=told)
+    first = document["first"]
+    if first is None:
+        return document
+    found = Problem(file=options.file, field=first["field"], expected=f"{first['bundled']}, as bundled",
+                    got=str(first["here"]), hint=because(document["changed"]))  # fmt: skip
+    return {**document, "errors": [found.__dict__]}
+
+
+def merge(options: Any) -> dict[str, Any]:
+    """Joins two runs of one study into a third."""
+    a, b = (path_of(run, options.runs) for run in (options.run, options.other))
+    made = merged.merge(a, b, Path(options.runs), options.name or f"{a.name}-{b.name}")
+    return {
+        "run": str(made.path),
+        "only_in_first": made.first,
+        "only_in_second": made.second,
+        "in_both": made.both,
+        "disagreements": [dict(one) for one in made.disagreements],
+        "next": f"`coopt resume {made.path}` answers from all of it",
+    }
 
 
 def report(options: Any) -> dict[str, Any]:

@@ -67,6 +67,9 @@ FLAGS = {
     "runs": Flag("the folder that runs live in", "TEXT", "runs"),
     "resume": Flag("go on with a run that was stopped", ""),
     "out": Flag("the file to write"),
+    "changed_by": Flag(
+        "a profile, by name or as a corrected file: only runs that read it, and what it changes in them"
+    ),
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
     # fitting
     "from": Flag("the profile whose constants the rows start from: dgx-h100, ./mine.yaml"),
@@ -182,7 +185,36 @@ COMMANDS = {
         example="coopt plan --format=json",
     ),
     "runs": Command(
-        "list the runs", "coopt.commands.runs:runs", flags=("runs",), example="coopt runs", jax=False
+        "list the runs; with --changed_by, say whose conclusions a corrected profile overturns",
+        "coopt.commands.runs:runs",
+        flags=("runs", "changed_by"),
+        example="coopt runs --changed_by=h100-sxm",
+        jax=False,
+    ),
+    "bundle": Command(
+        "write a finished run as one file, to be cited: study, profiles, journal, answer, digests",
+        "coopt.commands.runs:bundle",
+        (RUN,),
+        ("runs", "out"),
+        example="coopt bundle default",
+        show="coopt.commands.say:as_text",
+        jax=False,
+    ),
+    "replay": Command(
+        "derive a bundled run again and compare every number",
+        "coopt.commands.runs:replay",
+        (Word("file", "a file that `coopt bundle` wrote"),),
+        example="coopt replay default.coopt.tar",
+        show="coopt.commands.say:as_text",
+    ),
+    "merge": Command(
+        "join two runs of one study into a third",
+        "coopt.commands.runs:merge",
+        (RUN, Word("other", "the run to join with it")),
+        PLACE,
+        example="coopt merge monday tuesday --name=both",
+        show="coopt.commands.say:as_text",
+        jax=False,
     ),
     "resume": Command(
         "go on with a run that was stopped or killed",

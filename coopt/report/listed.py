@@ -22,7 +22,7 @@ _SAY = {
     "year": lambda v: str(v),
 }
 _FIRST = ("name", "title", "kind")
-_WIDE = {"name": 24, "title": 24, "source": 18, "missing": 22, "path": 40}
+_WIDE = {"name": 24, "title": 24, "source": 18, "missing": 22, "path": 40, "conclusion": 34}
 _CUT = 34  # characters of a source in a listing; the detail has all of it
 
 

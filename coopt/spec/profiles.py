@@ -91,6 +91,22 @@ def profile(kind: str, name: str, *, path: Folders = None, schema: type[pydantic
     return checked(kind, data, marks, file, schema=schema)
 
 
+def chain(kind: str, name: str, *, path: Folders = None) -> tuple[Path, ...]:
+    """The file of a kind with that name, then the one it extends, and so on: all that its fields may come from.
+
+    >>> [file.name for file in chain("chip", "H100")]
+    ['h100-sxm.yaml']
+    """
+    files = [find(kind, name, path=path)]
+    while True:
+        data, _ = _read(files[-1])
+        parent = data.get("extends") if isinstance(data, dict) else None
+        above = find(kind, parent, path=path, but=files[-1]) if isinstance(parent, str) else files[-1]
+        if above in files:
+            return tuple(files)
+        files.append(above)
+
+
 def checked(
     kind: str,
     data: dict[str, Any],

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,10 @@ def header(**about: Any) -> Record:
     return {"seq": 0, "kind": "journal", "version": VERSION, **about}
 
 
-def create(path: Path, **about: Any) -> None:
-    """Makes a new journal, durable when this returns; a file that exists is refused."""
-    line = encode(header(**about))
+def create(path: Path, records: Sequence[Mapping[str, Any]] = (), **about: Any) -> None:
+    """Makes a new journal of a header and some records, durable when this returns; a file that exists is refused."""
+    lines = (header(**about), *({**record, "seq": number} for number, record in enumerate(records, start=1)))
+    line = b"".join(map(encode, lines))
     with named_errors(path, wanted=len(line)):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         try:

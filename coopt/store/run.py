@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +173,16 @@ class Run:
             os.close(fd)
 
 
-def create(root: Path, name: str, study: str | bytes, **about: Any) -> Run:
-    """Makes the run `root/name` and opens it. It comes into being whole, or not at all.
+def create(
+    root: Path,
+    name: str,
+    study: str | bytes,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    records: Sequence[Mapping[str, Any]] = (),
+    **about: Any,
+) -> Run:
+    """Makes the run `root/name`, with these files and records, and opens it. It comes into being whole, or not at all.
 
     Raises `Refused` when a run of that name (or of one that differs in case alone) exists.
     """
@@ -187,7 +195,11 @@ def create(root: Path, name: str, study: str | bytes, **about: Any) -> Run:
         making.mkdir()
     try:
         write_whole(making / STUDY, study.encode() if isinstance(study, str) else study)
-        journal.create(making / JOURNAL, **about)
+        for name, data in (files or {}).items():
+            with named_errors(path, wanted=len(data)):
+                make_folder(inside(making, name).parent)
+            write_whole(inside(making, name), data)
+        journal.create(making / JOURNAL, records, **about)
         with named_errors(path, wanted=0):
             try:
                 os.rename(making, path)

@@ -12,6 +12,7 @@ import numpy as np
 from coopt import units
 
 SOURCE = "measured"
+FAMILY = "cpu"  # of a host without an accelerator, for what no clock says
 # A matmul kernel for a CPU works on small tiles of registers; shared out in slices no larger than these.
 CPU_TILE = 16
 DEPTHS = (4.0, 256.0)  # reduction lengths between which the measured products may put the half-way point
@@ -50,7 +51,7 @@ def chip(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
         "memory": _memory(measured),
     }
     if cpu:
-        data["family"] = "cpu"  # for what no clock says
+        data["family"] = FAMILY
         data["tile"] = {"m": CPU_TILE, "n": CPU_TILE, "source": SOURCE, "kind": "assumed"}
     if measured.get("cores"):
         data["cores"] = _seen(int(measured["cores"]))

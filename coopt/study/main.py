@@ -19,7 +19,7 @@ from coopt.problems import Problem, Refused
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Law
 from coopt.store import Run
-from coopt.study import asked, bench, blocks, calibration, elsewhere, machines, ranking, screening, spaces
+from coopt.study import asked, bench, blocks, calibration, elsewhere, inputs, machines, ranking, screening, spaces
 from coopt.study.answer import Told, answer, save
 from coopt.study.asked import Question
 from coopt.study.emit import as_yaml
@@ -32,6 +32,7 @@ from coopt.workers import Executor
 MORE = 2  # times as many blocks as asked for are tried, where some have no usable time
 
 Progress = Callable[[str, int, int], None]
+Opened = Callable[[bool], contextlib.AbstractContextManager[Executor | None]]
 
 
 def silent(sentence: str, done: int, total: int) -> None:
@@ -50,11 +51,9 @@ def search(options: Any, *, told: Progress = silent) -> dict[str, Any]:
         with store.resume(path) as run:
             _same(run, asking)
             return _drive(run, asking, _Aim.of(options, told))
-    about = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "profile_path": [str(folder) for folder in options.profile_path or ()],
-    }
-    with store.create(Path(options.runs), asking.run, as_yaml(asking.data), **about) as run:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    read = inputs.read(asking.study, path=options.profile_path)
+    with store.create(Path(options.runs), asking.run, as_yaml(asking.data), files=read, started=started) as run:
         return _drive(run, asking, _Aim.of(options, told))
 
 
@@ -65,7 +64,7 @@ def resume(options: Any, *, told: Progress = silent) -> dict[str, Any]:
         path = Path(options.runs) / options.run
     with store.resume(path) as run:
         asking = asked.written(run.study, file=str(path / "study.yaml"))
-        return _drive(run, asking, _Aim.of(options, told, profile_path=_header(run).get("profile_path")))
+        return _drive(run, asking, _Aim.of(options, told))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +74,29 @@ class _Aim:
     told: Progress
     deadline_s: float
     path: Any
+    opened: Opened = bench.opened
 
     @classmethod
-    def of(cls, options: Any, told: Progress, profile_path: Any = None) -> _Aim:
+    def of(cls, options: Any, told: Progress) -> _Aim:
         """From the options of a command."""
-        return cls(
-            told, options.block_seconds or bench.DEADLINE, options.profile_path or tuple(profile_path or ()) or None
-        )
+        return cls(told, options.block_seconds or bench.DEADLINE, options.profile_path)
 
 
-def _header(run: Run) -> dict[str, Any]:
+def again(root: Path, kept: store.Saved, executor: Executor, *, told: Progress = silent) -> dict[str, Any]:
+    """The document of a saved run derived once more, as a run in `root`; `executor` answers what was measured."""
+    asking = asked.written(kept.study, file=str(kept.path / "study.yaml"))
+    files = {name: kept.path.joinpath(name).read_bytes() for name in inputs.kept(kept.path)}
+    started = str(_header(kept).get("started", ""))
+    with store.create(root, kept.name, kept.study, files=files, started=started) as run:
+        aim = _Aim(told, bench.DEADLINE, None, lambda wanted: contextlib.nullcontext(executor if wanted else None))
+        return _drive(run, asking, aim)
+
+
+def _folders(path: Any) -> tuple[Any, ...]:
+    return (path,) if isinstance(path, str | Path) else tuple(path or ())
+
+
+def _header(run: Run | store.Saved) -> dict[str, Any]:
     return next((record for record in run.trials.notes if record["kind"] == "journal"), {})
 
 
@@ -130,12 +142,14 @@ def _same(run: Run, asking: Question) -> None:
 
 def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
     """From a study to its answer; what the journal holds is not done again."""
-    study, spent = asking.study, _Clock()
+    inputs.stamp(run)
+    study, spent = inputs.located(asking.study), _Clock()
+    aim = dataclasses.replace(aim, path=(*inputs.folders(run.path), *_folders(aim.path)))
     started = str(_header(run).get("started", ""))
     date = started[:10] or time.strftime("%Y-%m-%d")
     family = spaces.family(study, path=aim.path)
     law = spaces.law_of(study, path=aim.path)
-    with bench.opened(machines.wants_host(study)) as executor:
+    with aim.opened(machines.wants_host(study)) as executor:
         with spent("elsewhere"):
             far = elsewhere.entries(study.elsewhere, path=aim.path, told=aim.told) if study.elsewhere else []
         here = None
