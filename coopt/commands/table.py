@@ -68,6 +68,9 @@ FLAGS = {
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
     # measuring
     "seconds": Flag("longest time to spend, s", "NUMBER"),
+    "trace": Flag(
+        "a trace to read: a folder that jax.profiler.trace wrote, or a CSV of `nsys stats` (cuda_gpu_kern_sum)"
+    ),
     "block_seconds": Flag("longest time for one block, compiling included, s", "NUMBER"),
 }
 EVERYWHERE = ("format", "profile_path", "debug")
@@ -154,6 +157,14 @@ COMMANDS = {
         ("hardware", "out", "runs"),
         example="coopt calibrate measured.json --out=this-host.yaml",
         show="coopt.commands.say:as_text",
+    ),
+    "diagnose": Command(
+        "why a step takes as long as it does: a profiler's trace beside the rows of the cost model",
+        "coopt.study.traced:diagnose",
+        flags=("trace", "model", "hardware", "chips", "layout", *WORKLOAD),
+        required=("trace",),
+        example="coopt diagnose --trace=/tmp/trace --model=llama3-8b --hardware=dgx-h100 --chips=8 --layout=zero=3",
+        show="coopt.report.diagnosed:table",
     ),
     "plan": Command(
         "the roadmap: what to deploy when, to train what",

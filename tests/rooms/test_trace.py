@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coopt.measure import clock, trace, wire
+from coopt.measure import clock, kernels, trace, wire
 from coopt.measure.compile import compile_program
 from coopt.problems import Refused
 
@@ -125,11 +125,11 @@ Start (ns),Duration (ns),CorrId,GrdX,Name
 def test_kernel_tables_of_nsys_are_read(tmp_path):
     file = tmp_path / "kernels.csv"
     file.write_text(SUMMARY)
-    found = trace.kernels(file)
+    found = kernels.read(file)
     assert [(o.time, o.count) for o in found.operations] == [(5e-3, 10.0), (3e-3, 20.0)]
     assert found.operations[1].name.startswith("void flash::flash_fwd_kernel")
     file.write_text(ONE_BY_ONE)
-    assert [(o.name, o.time, o.count) for o in trace.kernels(file).operations] == [
+    assert [(o.name, o.time, o.count) for o in kernels.read(file).operations] == [
         ("nvjet_hsh", pytest.approx(2e-6), 2.0),
         ("softmax_warp_forward", pytest.approx(1e-6), 1.0),
     ]
@@ -149,7 +149,7 @@ def test_kernel_tables_that_are_none_are_refused(tmp_path, text, said):
     file = tmp_path / "kernels.csv"
     file.write_text(text)
     with pytest.raises(Refused, match=said):
-        trace.kernels(file)
+        kernels.read(file)
 
 
 def test_phases_and_words_of_what_jax_writes():
