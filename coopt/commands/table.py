@@ -75,6 +75,9 @@ FLAGS = {
     "from": Flag("the profile whose constants the rows start from: dgx-h100, ./mine.yaml"),
     # measuring
     "seconds": Flag("longest time to spend, s", "NUMBER"),
+    "trace": Flag(
+        "a trace to read: a folder that jax.profiler.trace wrote, or a CSV of `nsys stats` (cuda_gpu_kern_sum)"
+    ),
     "block_seconds": Flag("longest time for one block, compiling included, s", "NUMBER"),
 }
 EVERYWHERE = ("format", "profile_path", "debug")
@@ -119,8 +122,7 @@ COMMANDS = {
     "diagnose": Command(
         "a run of yours beside our prediction: where its time goes, what is suspect, which layouts would be faster",
         "coopt.study.verbs:diagnose",
-        flags=("model", "hardware", "chips", "layout", *WORKLOAD, "step_time"),
-        required=("model", "hardware", "step_time"),
+        flags=("model", "hardware", "chips", "layout", *WORKLOAD, "watts", "step_time", "trace"),
         example="coopt diagnose --model=llama3-70b --hardware=dgx-h100 --chips=64 --layout=tp=8,pp=4 --step_time=70s",
     ),
     "compare": Command(

@@ -74,10 +74,17 @@ class Layer(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, sequence, d_model) to the same."""
         # With sequence parallelism the norms work on slices of the sequence; products take it whole, by a gather here.
-        y = self.mixer(self.constrain(self.mixer_norm(x), "batch", "sequence", None))
-        x = self.constrain(x + (self.mixer_after(y) if self.sandwich else y), "batch", "residual", None)
-        y = self.feedforward(self.constrain(self.feedforward_norm(x), "batch", "sequence", None))
-        return self.constrain(x + (self.feedforward_after(y) if self.sandwich else y), "batch", "residual", None)
+        # The scopes carry the names of the rows of a cost table, so that a trace can be laid beside it.
+        with jax.named_scope("attn.norm"):
+            y = self.constrain(self.mixer_norm(x), "batch", "sequence", None)
+        y = self.mixer(y)
+        with jax.named_scope("attn.residual"):
+            x = self.constrain(x + (self.mixer_after(y) if self.sandwich else y), "batch", "residual", None)
+        with jax.named_scope("mlp.norm"):
+            y = self.constrain(self.feedforward_norm(x), "batch", "sequence", None)
+        y = self.feedforward(y)
+        with jax.named_scope("mlp.residual"):
+            return self.constrain(x + (self.feedforward_after(y) if self.sandwich else y), "batch", "residual", None)
 
 
 class Embedding(nnx.Module):
@@ -91,10 +98,11 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(batch, sequence) token numbers to (batch, sequence, d_model)."""
-        x = self.embedding[...].astype(self.formats.activation)[tokens]
-        if self.positions is not None:
-            x = x + self.positions[: tokens.shape[1]].astype(self.formats.activation)
-        return self.constrain(x, "batch", "residual", None)
+        with jax.named_scope("embedding"):
+            x = self.embedding[...].astype(self.formats.activation)[tokens]
+            if self.positions is not None:
+                x = x + self.positions[: tokens.shape[1]].astype(self.formats.activation)
+            return self.constrain(x, "batch", "residual", None)
 
 
 class Head(nnx.Module):
@@ -112,11 +120,15 @@ class Head(nnx.Module):
         """Mean negative log-likelihood (nats a token) of `labels`, (batch, sequence)."""
         f = self.formats
         weight = self.head[...] if self.head is not None else matrix.T
-        logits = jnp.einsum("bsd,dv->bsv", self.norm(x).astype(f.head), weight.astype(f.head), precision=f.precision)
-        logits = self.constrain(logits, "batch", "sequence", "vocab")
-        logits = logits.astype(jnp.promote_types(f.head, jnp.float32))
-        chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen)
+        with jax.named_scope("head.norm"):
+            x = self.norm(x)
+        with jax.named_scope("head"):
+            logits = jnp.einsum("bsd,dv->bsv", x.astype(f.head), weight.astype(f.head), precision=f.precision)
+            logits = self.constrain(logits, "batch", "sequence", "vocab")
+        with jax.named_scope("loss"):
+            logits = logits.astype(jnp.promote_types(f.head, jnp.float32))
+            chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+            return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen)
 
 
 def _feedforward(d_model: int, kind: LayerKind, formats: Formats, constrain: Constrain) -> nnx.Module:

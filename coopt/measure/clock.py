@@ -1,6 +1,7 @@
 """Times a compiled program so that neither dispatch nor noise can pass for work.
 
-The estimator takes its timings through a function, so that its tests feed it clocks that lie.
+The device's own record of a run, where its profiler keeps one, holds no dispatch and is asked first; what it says must
+agree with the host's clock. The estimator takes its timings through a function: its tests feed it clocks that lie.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from coopt.measure import trace
+from coopt.measure.load import foreign_load
 from coopt.measure.statistics import UNSTABLE, drift, median_interval, scaling, slopes, spread
 
 DIRECT = 50.0  # dispatch floors a repetition must last to be timed singly; shorter ones are timed by slope
@@ -24,6 +27,11 @@ LEAST = 6  # samples: the fewest whose range covers the median with 95%
 DOUBLES = 2  # doubled timings, as a check on single ones
 SCALING = (0.75, 1.3)  # repeated work doubles; hoisted work or bare dispatch stays near 0.5
 DRIFT = 0.1
+TRACED = 0.3  # share of the budget in which the device's own record is taken
+MOST_TRACED = 64  # runs
+MISSING = 0.6  # share of the host's time below which a device's record must be missing operations
+BEYOND = 1.5  # times the host's time above which it is another program's
+FOREIGN = 0.1  # share of the processors that others may use while something is timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +47,48 @@ class Timing:
     scaling: float = math.nan  # growth of time over growth of repetitions
     samples: int = 0
     repetitions: int = 1  # a sample
-    estimator: str = "direct"  # direct | slope
+    estimator: str = "direct"  # device | direct | slope
     floor: float = math.nan  # s, dispatch
     kind: str = "clock"
-    flags: tuple[str, ...] = ()  # unstable, few-samples, drift, dispatch-bound, not-repeated
+    foreign: float = math.nan  # share of the processors that others used meanwhile
+    caches: str = "warm"  # repetitions follow each other and find what the last one left; there is no cold mode to mix
+    flags: tuple[str, ...] = ()  # unstable, few-samples, drift, dispatch-bound, not-repeated, foreign-load
+
+
+def timed(
+    timer: Callable[[int], float], *, budget_s: float, floor: float, attempts: int = 1
+) -> tuple[Timing, trace.Trace]:
+    """Seconds a repetition of a program: by the device's record where that can be believed, or by the host's clock.
+
+    Returns:
+      the timing, and what the device did in a repetition, operation by operation (none where no profiler sees it).
+    """
+    with foreign_load() as foreign:
+        timing = estimate(timer, budget_s=(1.0 - TRACED) * budget_s, floor=floor, attempts=attempts)
+        repetitions = max(1, min(MOST_TRACED, int(TRACED * budget_s / max(timing.time, floor))))
+        seen = trace.traced(lambda: timer(repetitions))
+    timing = dataclasses.replace(by_device(timing, seen.spans, runs=repetitions * seen.devices), foreign=foreign())
+    if timing.foreign > FOREIGN:
+        timing = dataclasses.replace(timing, flags=(*timing.flags, "foreign-load"))
+    return timing, seen
+
+
+def by_device(clocked: Timing, spans: Sequence[float], *, runs: int) -> Timing:
+    """The timing by the device's seconds of each run, or the host's where those cannot be all there is.
+
+    They are believed where every run is among them, there are enough for an interval, and their median lies between
+    0.6 (less ten dispatch floors, which chained calls may wait) and 1.5 of the host's.
+
+    >>> clocked = Timing(time=2e-3, scaling=1.0, samples=9, repetitions=1, floor=1e-5)
+    >>> by_device(clocked, [1.9e-3] * 8, runs=8).estimator, by_device(clocked, [0.4e-3] * 8, runs=8).estimator
+    ('device', 'direct')
+    """
+    if len(spans) != runs or runs < LEAST:
+        return clocked
+    middle = float(np.median(spans))
+    if not MISSING * clocked.time - DISPATCH_BOUND * clocked.floor <= middle <= BEYOND * clocked.time:
+        return clocked
+    return _timing(spans, clocked.scaling, floor=clocked.floor, repetitions=1, estimator="device")
 
 
 def estimate(
@@ -128,7 +174,8 @@ def _timing(
         "unstable": not noise < UNSTABLE,
         "few-samples": coverage < 0.95,
         "drift": len(samples) >= LEAST and abs(trend) > DRIFT,
-        "dispatch-bound": middle < DISPATCH_BOUND * floor,
+        # What the device spent is true however long the call took.
+        "dispatch-bound": middle < DISPATCH_BOUND * floor and estimator != "device",
         "not-repeated": middle <= 0.0 or not SCALING[0] <= grown <= SCALING[1],
     }
     return Timing(

@@ -17,8 +17,18 @@ from coopt.spec.nouns import LayerKind
 class Perceptron(nnx.Module):
     """`down(silu(gate x) * up x)` when gated, `down(gelu(up x))` otherwise."""
 
-    def __init__(self, d_model: int, width: int, formats: Formats, constrain: Constrain, *, gated: bool, bias: bool):
-        self.formats, self.constrain, self.gated, self.bias = formats, constrain, gated, bias
+    def __init__(
+        self,
+        d_model: int,
+        width: int,
+        formats: Formats,
+        constrain: Constrain,
+        *,
+        gated: bool,
+        bias: bool,
+        scope: str = "mlp.",
+    ):
+        self.formats, self.constrain, self.gated, self.bias, self.scope = formats, constrain, gated, bias, scope
         self.up = parameter((d_model, width), formats.weight)
         self.down = parameter((width, d_model), formats.weight)
         if gated:
@@ -37,13 +47,14 @@ class Perceptron(nnx.Module):
             y = jnp.einsum("bsi,io->bso", a.astype(f.linear), weight[...].astype(f.linear), precision=f.precision)
             return y if bias is None else y + bias[...]
 
-        up = product(x, self.up, self.up_bias if self.bias else None)
-        if self.gated:
-            h = jax.nn.silu(product(x, self.gate, self.gate_bias if self.bias else None)) * up
-        else:
-            h = jax.nn.gelu(up)
-        h = self.constrain(h, "batch", "sequence", "ff")
-        return product(h, self.down, self.down_bias if self.bias else None).astype(f.activation)
+        with jax.named_scope(f"{self.scope}up"):
+            up = product(x, self.up, self.up_bias if self.bias else None)
+            gate = product(x, self.gate, self.gate_bias if self.bias else None) if self.gated else None
+        with jax.named_scope(f"{self.scope}act"):
+            h = jax.nn.gelu(up) if gate is None else jax.nn.silu(gate) * up
+            h = self.constrain(h, "batch", "sequence", "ff")
+        with jax.named_scope(f"{self.scope}down"):
+            return product(h, self.down, self.down_bias if self.bias else None).astype(f.activation)
 
 
 class Experts(nnx.Module):
@@ -71,7 +82,9 @@ class Experts(nnx.Module):
         # Several shared experts are one of their summed width: the same products, the same parameters.
         width = int(kind.shared) * int(kind.d_shared)
         self.shared = (
-            Perceptron(d_model, width, formats, constrain, gated=self.gated, bias=self.bias) if width else None
+            Perceptron(d_model, width, formats, constrain, gated=self.gated, bias=self.bias, scope="mlp.shared_")
+            if width
+            else None
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,7 +92,8 @@ class Experts(nnx.Module):
         f = self.formats
         chosen, gates = self._route(x)
         capacity = math.ceil(x.shape[1] * self.top_k / self.experts)
-        slots, kept = jax.vmap(lambda e: _places(e, self.experts, capacity))(chosen)
+        with jax.named_scope("mlp.permute"):
+            slots, kept = jax.vmap(lambda e: _places(e, self.experts, capacity))(chosen)
         tokens = jnp.repeat(jnp.arange(x.shape[1]), self.top_k)
 
         def dispatch(rows, slot):
@@ -87,12 +101,12 @@ class Experts(nnx.Module):
             source = jnp.full((self.experts * capacity,), x.shape[1]).at[slot].set(tokens, mode="drop")
             return jnp.take(rows, source, axis=0, mode="fill", fill_value=0)
 
-        with jax.named_scope("dispatch"):
+        with jax.named_scope("mlp.permute"):
             places = jax.vmap(dispatch)(x.astype(f.linear), slots)
             places = places.reshape(x.shape[0], self.experts, capacity, x.shape[2])
             places = self.constrain(places, "expert_batch", "experts", None, None)
         out = self._apply(places).reshape(x.shape[0], self.experts * capacity, x.shape[2])
-        with jax.named_scope("combine"):
+        with jax.named_scope("mlp.unpermute"):
             back = jax.vmap(lambda rows, slot: jnp.take(rows, slot, axis=0, mode="fill", fill_value=0))(out, slots)
             back = back * jnp.where(kept, gates, 0.0)[..., None].astype(back.dtype)
             y = back.reshape(x.shape[0], x.shape[1], self.top_k, x.shape[2]).sum(axis=2)
@@ -102,12 +116,14 @@ class Experts(nnx.Module):
     def _route(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Expert and gate of each (token, choice), flattened to (batch, sequence * top_k)."""
         f = self.formats
-        logits = jnp.einsum("bsd,de->bse", x.astype(f.linear), self.router[...].astype(f.linear))
-        logits = logits.astype(jnp.promote_types(f.linear, jnp.float32))
-        if self.bias:
-            logits = logits + self.router_bias[...]
-        gates, chosen = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), self.top_k)
-        gates = gates / jnp.sum(gates, axis=-1, keepdims=True)
+        with jax.named_scope("mlp.router"):
+            logits = jnp.einsum("bsd,de->bse", x.astype(f.linear), self.router[...].astype(f.linear))
+            logits = logits.astype(jnp.promote_types(f.linear, jnp.float32))
+            if self.bias:
+                logits = logits + self.router_bias[...]
+        with jax.named_scope("mlp.top_k"):
+            gates, chosen = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), self.top_k)
+            gates = gates / jnp.sum(gates, axis=-1, keepdims=True)
         return chosen.reshape(x.shape[0], -1), gates.reshape(x.shape[0], -1)
 
     def _apply(self, places: jax.Array) -> jax.Array:
@@ -117,13 +133,16 @@ class Experts(nnx.Module):
             y = jnp.einsum("beci,eio->beco", a, weight[...].astype(f.linear), precision=f.precision)
             return y if bias is None else y + bias[...][:, None, :]
 
-        up = product(places, self.expert_up, self.expert_up_bias if self.bias else None)
-        if self.gated:
-            h = jax.nn.silu(product(places, self.expert_gate, self.expert_gate_bias if self.bias else None)) * up
-        else:
-            h = jax.nn.gelu(up)
-        h = self.constrain(h, "expert_batch", "experts", None, "ff")
-        return product(h, self.expert_down, self.expert_down_bias if self.bias else None)
+        with jax.named_scope("mlp.expert_up"):
+            up = product(places, self.expert_up, self.expert_up_bias if self.bias else None)
+            gate = (
+                product(places, self.expert_gate, self.expert_gate_bias if self.bias else None) if self.gated else None
+            )
+        with jax.named_scope("mlp.expert_act"):
+            h = jax.nn.gelu(up) if gate is None else jax.nn.silu(gate) * up
+            h = self.constrain(h, "expert_batch", "experts", None, "ff")
+        with jax.named_scope("mlp.expert_down"):
+            return product(h, self.expert_down, self.expert_down_bias if self.bias else None)
 
 
 def _places(chosen: jax.Array, experts: int, capacity: int) -> tuple[jax.Array, jax.Array]:

@@ -121,10 +121,10 @@ def _timed(answer: dict, job: dict, built: candidates.Candidate, compiled: dict,
     for name, share, used in (("forward", 1 / 3, inputs[:-1]), ("forward_backward", 2 / 3, inputs)):
         report(name)
         timer = clock.repeat(compiled[name].program, (weights, *used), zero)
-        timing = clock.estimate(timer, budget_s=budget * share, floor=floor, attempts=attempts)
+        timing, seen = clock.timed(timer, budget_s=budget * share, floor=floor, attempts=attempts)
         extra = clock.doubtful(compiled[name].flops, timing.time, peak=peak)
         timings[name] = dataclasses.replace(timing, flags=(*timing.flags, *extra))
-        answer["phases"][name] |= dataclasses.asdict(timings[name])
+        answer["phases"][name] |= dataclasses.asdict(timings[name]) | {"scopes": seen.scopes()}
     one, both = timings["forward"], timings["forward_backward"]
     # Two independent intervals: their widths add as squares.
     half = math.hypot((one.high - one.low) / 2, (both.high - both.low) / 2)
@@ -136,7 +136,7 @@ def _timed(answer: dict, job: dict, built: candidates.Candidate, compiled: dict,
     if any("beyond-peak" in flag or "not-repeated" in flag for flag in flags):
         wrong = "a timing that cannot be true: " + ", ".join(flags)
         return answer | {"outcome": "wrong-result" if "beyond-peak" in wrong else "noisy", "message": wrong}
-    if any("unstable" in flag for flag in flags):
+    if any("unstable" in flag or "foreign-load" in flag for flag in flags):
         return answer | {"outcome": "noisy", "message": ", ".join(flags)}
     return answer
 

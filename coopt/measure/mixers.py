@@ -94,22 +94,25 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, sequence, d_model) to the same."""
         f = self.formats
-        h = x.astype(f.linear)
-        q, k, v = (
-            jnp.einsum("bsd,dhk->bshk", h, w[...].astype(f.linear), precision=f.precision)
-            for w in (self.q, self.k, self.v)
-        )
-        if self.bias:
-            q, k, v = (a + b[...] for a, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias)))
+        with jax.named_scope("attn.qkv"):
+            h = x.astype(f.linear)
+            q, k, v = (
+                jnp.einsum("bsd,dhk->bshk", h, w[...].astype(f.linear), precision=f.precision)
+                for w in (self.q, self.k, self.v)
+            )
+            if self.bias:
+                q, k, v = (a + b[...] for a, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias)))
         if self.rotary:
-            q, k = rotate(q), rotate(k)
+            with jax.named_scope("attn.rope"):
+                q, k = rotate(q), rotate(k)
         q = self.constrain(q, "batch", "sequence", "heads", None)
         k, v = (self.constrain(a, "batch", None, "kv_heads", None) for a in (k, v))
         with jax.named_scope("attention"):
             mixed = self.core(*(a.astype(f.attention) for a in (q, k, v)))
-        mixed = self.constrain(mixed, "batch", "sequence", "heads", None).astype(f.linear)
-        y = jnp.einsum("bshk,hkd->bsd", mixed, self.o[...].astype(f.linear), precision=f.precision)
-        return (y + self.o_bias[...] if self.bias else y).astype(f.activation)
+        with jax.named_scope("attn.out"):
+            mixed = self.constrain(mixed, "batch", "sequence", "heads", None).astype(f.linear)
+            y = jnp.einsum("bshk,hkd->bsd", mixed, self.o[...].astype(f.linear), precision=f.precision)
+            return (y + self.o_bias[...] if self.bias else y).astype(f.activation)
 
 
 class LatentAttention(nnx.Module):
@@ -136,21 +139,28 @@ class LatentAttention(nnx.Module):
         """(batch, sequence, d_model) to the same."""
         f = self.formats
 
-        def product(equation, a, weight):
-            return jnp.einsum(equation, a.astype(f.linear), weight[...].astype(f.linear), precision=f.precision)
+        def product(name, equation, a, weight):
+            with jax.named_scope(f"attn.{name}"):
+                return jnp.einsum(equation, a.astype(f.linear), weight[...].astype(f.linear), precision=f.precision)
+
+        def normal(norm, a):
+            with jax.named_scope("attn.latent_norm"):
+                return norm(a)
 
         if self.low_rank_query:
-            q = product("bsr,rhk->bshk", self.q_norm(product("bsd,dr->bsr", x, self.q_down)), self.q_up)
+            query = normal(self.q_norm, product("q_down", "bsd,dr->bsr", x, self.q_down))
+            q = product("q_up", "bsr,rhk->bshk", query, self.q_up)
         else:
-            q = product("bsd,dhk->bshk", x, self.q)
-        low = product("bsd,dr->bsr", x, self.kv_down)
-        kv = product("bsr,rhk->bshk", self.kv_norm(low[..., : self.kv_rank]), self.kv_up)
-        position = rotate(low[..., None, self.kv_rank :])  # one key of positions, shared by all heads
-        position = jnp.broadcast_to(position, (*kv.shape[:3], self.rope))
-        q = jnp.concatenate([q[..., : self.size], rotate(q[..., self.size :])], axis=-1)
-        k = jnp.concatenate([kv[..., : self.size], position], axis=-1)
+            q = product("q_up", "bsd,dhk->bshk", x, self.q)
+        low = product("kv_down", "bsd,dr->bsr", x, self.kv_down)
+        kv = product("kv_up", "bsr,rhk->bshk", normal(self.kv_norm, low[..., : self.kv_rank]), self.kv_up)
+        with jax.named_scope("attn.rope"):
+            position = rotate(low[..., None, self.kv_rank :])  # one key of positions, shared by all heads
+            position = jnp.broadcast_to(position, (*kv.shape[:3], self.rope))
+            q = jnp.concatenate([q[..., : self.size], rotate(q[..., self.size :])], axis=-1)
+            k = jnp.concatenate([kv[..., : self.size], position], axis=-1)
         q = self.constrain(q, "batch", "sequence", "heads", None)
         k, v = (self.constrain(a, "batch", None, "heads", None) for a in (k, kv[..., self.size :]))
         with jax.named_scope("attention"):
             mixed = self.core(*(a.astype(f.attention) for a in (q, k, v)))
-        return product("bshk,hkd->bsd", mixed, self.o).astype(f.activation)
+        return product("out", "bshk,hkd->bsd", mixed, self.o).astype(f.activation)

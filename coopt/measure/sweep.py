@@ -122,7 +122,7 @@ def _row(operation: Operation, precision: str, budget_s: float, floor: float) ->
     generator = np.random.default_rng(0)
     arrays = tuple(jnp.asarray(generator.standard_normal(shape, dtype=np.float32), dtype) for shape in shapes)
     timer = clock.repeat(compiled.program, arrays, jnp.zeros((), jnp.int32))
-    timing = clock.estimate(timer, budget_s=budget_s, floor=floor)
+    timing, _ = clock.timed(timer, budget_s=budget_s, floor=floor)
     out = jax.eval_shape(function, *abstract)
     moved = sum(math.prod(a.shape) * a.dtype.itemsize for a in (*abstract, *jax.tree.leaves(out)))
     flops = _flops(operation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coopt.report import explained, words
+from coopt.report import explained, traced, words
 from coopt.report.grid import Column, Grid, bare, grid
 from coopt.report.page import Fact, Page, Section, around, evidence, said
 
@@ -18,6 +18,7 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
         f"{what} took {took} a step; we say {ours} ({words.interval(document.get('interval'))}).",
         _verdict(document),
         _where(document),
+        *(traced.lead(words.mapped(document["trace"])) if document.get("trace") else ()),
         *_suspect(document),
         *_change(document),
     )
@@ -71,19 +72,15 @@ def _changes(better: Mapping[str, Any]) -> str:
 
 
 def table_of_time(document: Mapping[str, Any]) -> Grid:
-    """The measured step, split; the rows add to it. A trace of the run has a column of its own where there is one."""
-    parts = [words.mapped(part) for part in words.listed(document.get("spent"))]
-    traced = any(part.get("traced") is not None for part in parts)
-    body = []
-    for part in parts:
-        cells = (words.plain(part.get("name")), words.seconds(part.get("time")), words.percent(part.get("share")))
-        cells += (words.seconds(part.get("traced")),) if traced else ()
-        body.append((*cells, words.plain(part.get("what"))))
-    whole = ("measured", words.seconds(document.get("measured")), words.percent(1.0))
-    body.append((*whole, *(("",) if traced else ()), ""))
-    heads = (Column("a step goes to", words=True), Column("time"), Column("share"))
-    heads += (Column("traced"),) if traced else ()
-    return grid("Where the time goes", (*heads, Column("", words=True, width=46)), body, strong=len(body) - 1)
+    """The measured step, split; the rows add to it."""
+    body = [
+        (words.plain(part.get("name")), words.seconds(part.get("time")), words.percent(part.get("share")),
+         words.plain(part.get("what")))
+        for part in map(words.mapped, words.listed(document.get("spent")))
+    ]  # fmt: skip
+    body.append(("measured", words.seconds(document.get("measured")), words.percent(1.0), ""))
+    heads = (Column("a step goes to", words=True), Column("time"), Column("share"), Column("", words=True, width=46))
+    return grid("Where the time goes", heads, body, strong=len(body) - 1)
 
 
 def table_of_suspects(document: Mapping[str, Any]) -> Grid:
@@ -131,6 +128,7 @@ def page(document: Mapping[str, Any]) -> Page:
             Section(name="time", title="Where the time goes", grids=(bare(table_of_time(document)),)),
             Section(name="suspects", title="What would explain it", grids=(bare(table_of_suspects(document)),)),
             Section(name="better", title="What would be faster", grids=(bare(table_of_better(document)),)),
+            *((traced.section(words.mapped(document["trace"])),) if document.get("trace") else ()),
             explained.sections(document)[0],
             evidence(document),
         ),
@@ -139,4 +137,5 @@ def page(document: Mapping[str, Any]) -> Page:
 
 def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     """The tables of a terminal."""
-    return table_of_time(document), table_of_suspects(document), table_of_better(document)
+    seen = traced.grids(words.mapped(document["trace"])) if document.get("trace") else ()
+    return table_of_time(document), *seen, table_of_suspects(document), table_of_better(document)

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coopt.report import compared, diagnosed, explained, listed, planned, scored, searched, words
+from coopt.report import compared, diagnosed, explained, listed, planned, scored, searched, traced, words
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
 # The order matters: the first mark that a document carries says what it is.
 _KINDS = (
     ("diagnose", ("spent", "suspects")),
+    ("trace", ("trusted", "strays")),
     ("search", ("plans", "evaluated")),
     ("plan", ("deployments", "training_runs")),
     ("compare", ("ratio", "by_rate")),
@@ -31,6 +32,7 @@ _LISTS = {
     "search": "plans",
     "explain": "rows",
     "diagnose": "spent",
+    "trace": "rows",
     "compare": "by_row",
     "plan": "deployments",
     "validate": "points",
@@ -66,6 +68,7 @@ def page(document: Mapping[str, Any]) -> Page:
         "search": searched.page,
         "explain": explained.page,
         "diagnose": diagnosed.page,
+        "trace": traced.page,
         "compare": compared.page,
         "validate": scored.page,
         "plan": planned.page,
@@ -89,6 +92,7 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
         "search": searched.grids,
         "explain": explained.grids,
         "diagnose": diagnosed.grids,
+        "trace": traced.grids,
         "compare": compared.grids,
         "validate": scored.grids,
         "plan": planned.grids,
@@ -101,11 +105,15 @@ def table(document: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """The document as text: the answer in sentences, tables, what was assumed. At most `width` columns."""
     paragraphs: list[str] = []
     name = kind(document)
-    if name in ("search", "explain", "diagnose", "compare", "validate", "plan"):
+    if name in ("search", "explain", "diagnose", "trace", "compare", "validate", "plan"):
         paragraphs += [_fill(page(document).lead, width)]
     paragraphs += [text(g, width=width) for g in grids(document)]
     if name in ("search", "explain", "diagnose", "compare", "plan"):
         paragraphs += _card(document, width)
+    if name == "trace":
+        paragraphs += [
+            _fill([f"assumed: {words.sentence(one)}" for one in words.listed(document.get("assumed"))], width)
+        ]
     if name == "search" and document.get("run") is not None:
         paragraphs += [f"run: {words.plain(document['run'])}"]
     return "\n\n".join(p for p in paragraphs if p)

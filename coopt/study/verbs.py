@@ -23,14 +23,30 @@ def explain(options: Any) -> dict[str, Any]:
 
 
 def diagnose(options: Any) -> dict[str, Any]:
-    """Prices one design beside what it took, and says where the difference may come from."""
+    """One run beside our prediction of it: by its step time, by a profiler's trace, or by both.
+
+    Raises Refused where neither is given, and for a step time without a design to lay it beside.
+    """
+    from coopt.study import traced
     from coopt.study.designs import split
     from coopt.study.diagnosed import diagnose as diagnosed
     from coopt.study.diagnosed import seconds
 
+    if not options.step_time and not options.trace:
+        raise Refused(Problem(field="step_time", expected="what was seen of the run", got="nothing",
+                              hint="write --step_time='8.9 s', --trace=FOLDER, or both"))  # fmt: skip
+    seen = traced.diagnose(options) if options.trace else None
+    if not options.step_time:
+        return seen
+    for field in ("model", "hardware"):
+        if not getattr(options, field):
+            raise Refused(
+                Problem(field=field, expected=f"the {field} that ran", got="nothing", hint=f"write --{field}=NAME")
+            )
     given = {part.split("=")[0].strip() for part in (options.layout or "").split(",")}
     given |= set(split(options.overrides).get("layout", {}))
-    return diagnosed(_design(options), seconds(options.step_time), given=frozenset(given))
+    told = diagnosed(_design(options), seconds(options.step_time), given=frozenset(given))
+    return told | {"trace": seen} if seen else told
 
 
 def _design(options: Any) -> Design:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import time
 
 import jax
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coopt.measure import clock
+from coopt.measure import clock, load
 from coopt.measure import statistics as s
 from coopt.measure.compile import compile_program
 
@@ -268,3 +271,61 @@ def test_unknown_figures_raise_no_doubt():
 
 def test_the_dispatch_floor_is_a_time():
     assert 0.0 < clock.dispatch_floor(samples=5) < 0.1
+
+
+# ---------------------------------------------------------------- the device's own record, and who else was at work
+
+
+CLOCKED = clock.Timing(time=2e-3, low=1.9e-3, high=2.1e-3, scaling=1.0, samples=9, floor=1e-5)
+
+
+def test_the_device_is_believed_where_it_agrees_with_the_clock():
+    believed = clock.by_device(CLOCKED, [1.9e-3, 1.91e-3] * 4, runs=8)
+    assert (believed.estimator, believed.time) == ("device", pytest.approx(1.905e-3))
+    assert believed.low <= believed.time <= believed.high
+    assert believed.flags == ()
+
+
+@pytest.mark.parametrize(
+    ("spans", "runs"),
+    [
+        ([], 8),  # no profiler
+        ([1.9e-3] * 7, 8),  # a run is missing
+        ([1.9e-3] * 3, 3),  # too few for an interval
+        ([0.5e-3] * 8, 8),  # operations are missing: C1, time without all of the work
+        ([4e-3] * 8, 8),  # something else was recorded
+    ],
+)
+def test_a_record_that_cannot_be_whole_is_not_believed(spans, runs):
+    assert clock.by_device(CLOCKED, spans, runs=runs) is CLOCKED
+
+
+def test_work_shorter_than_its_dispatch_is_timed_by_the_device():
+    """C1, dispatch-bound: chained calls wait ten microseconds each for half a microsecond of work."""
+    waiting = clock.Timing(time=1e-5, scaling=1.0, samples=9, floor=1e-5, flags=("dispatch-bound",))
+    believed = clock.by_device(waiting, [5e-7] * 9, runs=9)
+    assert (believed.time, believed.flags) == (5e-7, ())
+
+
+def test_a_real_program_is_timed_by_its_device():
+    compiled, arrays = chain(lambda a, b: a @ b, (256, 256), (256, 256))
+    timer = clock.repeat(compiled.program, arrays, jnp.zeros((), jnp.int32))
+    timing, seen = clock.timed(timer, budget_s=0.3, floor=clock.dispatch_floor(samples=5))
+    assert timing.estimator in ("device", "direct", "slope")
+    assert seen.runs >= 1
+    assert timing.caches == "warm"
+    assert clock.doubtful(compiled.flops, timing.time, peak=PEAK, expected=2.0 * 256**3) == ()
+
+
+def test_what_others_use_of_the_processors_is_seen():
+    """B11: a foreign load makes a timing noisy; what this process does itself is not foreign."""
+    spin = "import time\nuntil = time.monotonic() + 60\nwhile time.monotonic() < until: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]) as other:
+        with load.foreign_load() as foreign:
+            time.sleep(0.6)
+        other.kill()
+    cores = os.cpu_count() or 1
+    assert foreign() >= 0.5 / cores
+    with load.foreign_load() as foreign:
+        pass
+    assert not foreign() > 1.0
