@@ -36,7 +36,7 @@ def diagnose(options: Any) -> dict[str, Any]:
         raise Refused(Problem(field="step_time", expected="what was seen of the run", got="nothing",
                               hint="write --step_time='8.9 s', --trace=FOLDER, or both"))  # fmt: skip
     seen = traced.diagnose(options) if options.trace else None
-    if not options.step_time:
+    if seen is not None and not options.step_time:
         return seen
     for field in ("model", "hardware"):
         if not getattr(options, field):
