@@ -1,8 +1,8 @@
 """Every candidate of a space, priced: chunks of a lattice through one compiled program, reduced where they are made.
 
-The device returns, for each block of neighbouring candidates, the smallest value of each objective, and a census of
-verdicts at their natural shape; the host finishes exactly (`exact.py`). Results do not depend on the size of a chunk,
-on the number of workers or on whether jax's float64 is on.
+Each thread has one of jax's devices, in turn. A device returns, for each block of neighbouring candidates, the smallest
+value of each objective, and a census of verdicts at their natural shape; the host finishes exactly (`exact.py`).
+Results do not depend on the size of a chunk, on the number of workers or devices or on whether jax's float64 is on.
 """
 
 from __future__ import annotations
@@ -113,7 +113,10 @@ class _Tally:
 
 
 def _run(job: _Job, *, workers: int, keep: int, progress) -> _Tally:
-    """Chunks through the compiled programs from several threads; the answer does not depend on their order."""
+    """Chunks through the compiled programs from several threads, a device or more of them each in turn.
+
+    The answer does not depend on their order.
+    """
     task = job.plan.task
     waiting, total = chunks(job.plan), size(task.space)
     state = _Tally(census=(0,) * len(job.reasons), leaders=exact.leaders(keep),
@@ -129,8 +132,8 @@ def _run(job: _Job, *, workers: int, keep: int, progress) -> _Tally:
             if progress is not None:
                 progress(state.done, total)
 
-    def work() -> None:
-        with jax.enable_x64(True):
+    def work(device: jax.Device) -> None:
+        with jax.enable_x64(True), jax.default_device(device):
             while not stop.is_set():
                 with turn:
                     chunk = next(waiting, None)
@@ -138,10 +141,12 @@ def _run(job: _Job, *, workers: int, keep: int, progress) -> _Tally:
                     return
                 take(chunk)
 
-    with jax.enable_x64(True):
+    devices = jax.local_devices()
+    with jax.enable_x64(True), jax.default_device(devices[0]):
         take(next(waiting))  # compiles, once, before there are threads
-    with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="sweep") as pool:
-        running = [pool.submit(work) for _ in range(max(workers, 1))]
+    workers = max(workers, len(devices))
+    with ThreadPoolExecutor(workers, thread_name_prefix="sweep") as pool:
+        running = [pool.submit(work, devices[number % len(devices)]) for number in range(workers)]
         try:
             for one in running:
                 one.result()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 import sys
 
 import jax
@@ -116,6 +118,29 @@ def test_chunks_workers_and_x64_change_nothing():
             np.testing.assert_array_equal(getattr(found[0], name).indices, getattr(other, name).indices)
             np.testing.assert_array_equal(getattr(found[0], name).values, getattr(other, name).values)
         assert (found[0].rejected, found[0].feasible) == (other.rejected, other.feasible)
+
+
+DEVICES = """
+import jax, numpy as np
+from tests.laws.test_search_laws import NAMES, landscape, machine, small_space
+from coopt.search.sweep import sweep
+assert len(jax.local_devices()) == {devices}
+found = sweep(small_space(np.random.default_rng(3)), machine(), objectives=NAMES, expression=landscape, chunk=64)
+print(found.top.indices.tolist(), found.top.values.tolist(), found.pareto.indices.tolist(), found.rejected)
+"""
+
+
+def test_eight_devices_find_what_one_finds(repository):
+    """The same code with a thread a device; fake ones, of this host."""
+    said = []
+    for devices in (1, 8):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", DEVICES.format(devices=devices)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=environment)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1]
 
 
 def planted(candidate: Candidate, names: tuple[str, ...]) -> Score:
