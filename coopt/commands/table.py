@@ -67,6 +67,7 @@ FLAGS = {
     "out": Flag("the file to write"),
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
     # measuring
+    "program": Flag("your own program, package.module:function; the function returns (step, arguments)"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "trace": Flag(
         "a trace to read: a folder that jax.profiler.trace wrote, or a CSV of `nsys stats` (cuda_gpu_kern_sum)"
@@ -143,10 +144,10 @@ COMMANDS = {
         example="coopt validate rows.csv --format=json",
     ),
     "measure": Command(
-        "compile and time transformer blocks on this machine",
+        "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("model", "layout", "seq_len", "global_batch", "out", "seconds", "block_seconds"),
+        ("program", "model", "layout", "seq_len", "global_batch", "out", "seconds", "block_seconds"),
         example="coopt measure --out=measured.json",
         show="coopt.commands.say:as_text",
     ),
