@@ -79,7 +79,11 @@ def _carry_out(options: Any) -> dict[str, Any]:
 
 
 def _driver() -> None:
-    """JAX as the driver uses it: CPU, float64. Set in this process alone, so that children choose for themselves."""
+    """JAX as the driver uses it: CPU, float64. Set in this process alone, so that children choose for themselves.
+
+    The working folder becomes the last place where modules are looked for: `--program=mine:step` is a file there.
+    """
+    sys.path.append(os.getcwd())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the C++ side's chatter; read when jaxlib is loaded
     import jax
 

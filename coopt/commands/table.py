@@ -74,6 +74,7 @@ FLAGS = {
     # fitting
     "from": Flag("the profile whose constants the rows start from: dgx-h100, ./mine.yaml"),
     # measuring
+    "program": Flag("your own program, package.module:function; the function returns (step, arguments)"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "trace": Flag(
         "a trace to read: a folder that jax.profiler.trace wrote, or a CSV of `nsys stats` (cuda_gpu_kern_sum)"
@@ -164,10 +165,10 @@ COMMANDS = {
         show="coopt.commands.say:as_text",
     ),
     "measure": Command(
-        "compile and time transformer blocks on this machine",
+        "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("model", "layout", "seq_len", "global_batch", "out", "seconds", "block_seconds"),
+        ("program", "model", "layout", "seq_len", "global_batch", "out", "seconds", "block_seconds"),
         example="coopt measure --out=measured.json",
         show="coopt.commands.say:as_text",
     ),

@@ -15,9 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from coopt.measure import sharding
 from coopt.measure.blocks import Embedding, Head, Layer
 from coopt.measure.formats import Formats, formats_of
-from coopt.measure.weights import WEIGHTS, materialise, name_of
+from coopt.measure.weights import axes_of, materialise
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import RECOMPUTE, LayerKind, Layout, Model
+from coopt.workers.child import resolve
 
 PARTS = ("layer", "embedding", "head")
 
@@ -46,6 +47,7 @@ def build(
     seq_len: int,
     devices: tuple,
     formats: Formats | None = None,
+    own: str = "",
 ) -> Candidate:
     """A part of one pipeline stage as the layout cuts it, on the first tp * cp * dp of the devices.
 
@@ -53,6 +55,8 @@ def build(
       part: layer (one layer of kind number `layer`), embedding, or head (final norm, product, loss).
       seq_len: tokens a sequence; the batch is `layout.micro_batch` sequences a replica.
       formats: instead of those of the layout's recipe (a float64 reference).
+      own: `package.module:factory` of a layer to take the place of ours: `factory(model, kind)` returns a Flax module
+        from (batch, sequence, d_model) to the same, on one device, with weights in the formats that it chooses.
     """
     if part not in PARTS:
         raise Refused(Problem(field="part", expected=f"one of {', '.join(PARTS)}", got=part))
@@ -66,9 +70,13 @@ def build(
     rules = sharding.rules_of(layout, kind)
     vocab, assumed = _padded(int(model.vocab), int(layout.tp))
     constrain = sharding.constrain_on(mesh, rules)
+    platform = mesh.devices.flat[0].platform
+    factory = _factory(own, part, mesh) if own else None
     module = nnx.eval_shape(
-        lambda: _module(
-            part, model, model.kinds[layer], layout, formats, constrain, vocab, mesh.devices.flat[0].platform
+        lambda: (
+            factory(model, model.kinds[layer])
+            if factory
+            else _module(part, model, model.kinds[layer], layout, formats, constrain, vocab, platform)
         )
     )
     graph, state = nnx.split(module)
@@ -90,6 +98,16 @@ def build(
         vocab=vocab,
         assumed=assumed,
     )
+
+
+def _factory(own: str, part: str, mesh: Mesh) -> Callable[[Model, LayerKind], nnx.Module]:
+    """The user's own layer; refused where it would have to be cut, which only its author could do."""
+    if part != "layer":
+        raise Refused(Problem(field="block", expected="part = layer", got=part, hint="embedding and head stay ours"))
+    if mesh.size > 1:
+        hint = "time it with tp = cp = dp = 1, or time the whole step with --program"
+        raise Refused(Problem(field="block", expected="a layout on one device", got=f"{mesh.size} devices", hint=hint))
+    return resolve(own)
 
 
 def forward(candidate: Candidate) -> tuple[Callable, tuple, Any]:
@@ -126,7 +144,7 @@ def place(state: Any, mesh: Mesh, rules: sharding.Rules) -> Any:
     sizes = dict(mesh.shape)
 
     def one(path, leaf):
-        logical = WEIGHTS[name_of(path)][0]
+        logical = axes_of(path, len(leaf.shape))
         sharding.shard_shape(leaf.shape, logical, rules, sizes)
         return jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, sharding.spec_of(logical, rules))

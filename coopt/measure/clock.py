@@ -216,6 +216,20 @@ def doubtful(flops: float, seconds: float, *, peak: float = math.nan, expected: 
     return tuple(found)
 
 
+def verdict(flags: Sequence[str]) -> dict[str, str]:
+    """What flags say of a whole timing, as `outcome` and `message` of an answer; nothing where they say nothing.
+
+    >>> verdict(["forward: drift"]), verdict(["beyond-peak"])["outcome"]
+    ({}, 'wrong-result')
+    """
+    said = ", ".join(flags)
+    if "beyond-peak" in said:
+        return {"outcome": "wrong-result", "message": f"a timing that cannot be true: {said}"}
+    if "not-repeated" in said:
+        return {"outcome": "noisy", "message": f"a timing that cannot be true: {said}"}
+    return {"outcome": "noisy", "message": said} if "unstable" in said or "foreign-load" in said else {}
+
+
 def counted(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with a counter as its last argument and last result, which chains one call to the next.
 

@@ -37,10 +37,12 @@ def compile_program(
     arguments: tuple,
     *,
     out_shardings: Any = None,
+    donate: tuple[int, ...] = (),
     report: Callable[[str], None] = lambda phase: None,
 ) -> Compiled:
     """Compiles a function for abstract arguments (`jax.ShapeDtypeStruct` with shardings); no array is made."""
     options = {} if out_shardings is None else {"out_shardings": out_shardings}
+    options |= {"donate_argnums": donate} if donate else {}
     report("lower")
     started = time.perf_counter()
     lowered = jax.jit(function, **options).lower(*arguments)
@@ -63,6 +65,12 @@ def compile_program(
         loops=hlo.loops(text),
         digest=hlo.digest(text),
     )
+
+
+def said(compiled: Compiled) -> dict[str, Any]:
+    """The compiler's figures as plain values."""
+    told = {f.name: getattr(compiled, f.name) for f in dataclasses.fields(compiled) if f.name != "program"}
+    return told | {"collectives": [dataclasses.asdict(c) for c in compiled.collectives], "memory": compiled.memory}
 
 
 def known(value: Any) -> float:

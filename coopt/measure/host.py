@@ -98,6 +98,26 @@ def available_memory() -> float:
         return math.nan
 
 
+def room(device: Any, job: dict) -> float:
+    """Bytes a program may use on an attached device: what the job or the device says; this host's free memory."""
+    if job.get("memory"):
+        return real(job, "memory", 0.0)
+    stats = device.memory_stats() or {}
+    return float(stats.get("bytes_limit", 0)) or available_memory()
+
+
+def lacking(wanted: float, available: float) -> dict[str, Any]:
+    """What an answer says of a program that does not fit; nothing where it does, or where a figure is not known.
+
+    >>> lacking(2e9, 1e9)["outcome"], lacking(1e9, 2e9)
+    ('infeasible-memory', {})
+    """
+    if not wanted > available:
+        return {}
+    message = f"the compiled program wants {wanted:.4g} B, {available:.4g} B are there"
+    return {"outcome": "infeasible-memory", "wanted": wanted, "available": available, "message": message}
+
+
 def _memory(device: Any) -> float:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:

@@ -1,6 +1,7 @@
 """The door: `run_job` takes a JSON job and answers with a JSON measurement.
 
     block    one part of a model, forward and backward: time, memory, FLOPs, collectives
+    program  a function of the user's own: see `coopt.measure.program`
     host     rates of this machine: products, memory, dispatch
     sweep    a row for each of many single operations
     train    losses and step times of a small model
@@ -10,16 +11,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from coopt.measure import candidate as candidates
-from coopt.measure import clock, compile, host, sweep, topology, train
+from coopt.measure import clock, compile, host, program, sweep, topology, train
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
@@ -28,7 +29,8 @@ from coopt.problems import Problem, Refused
 Report = Callable[[str], None]
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
-    "block": "model layout seq_len part layer target budget_s attempts check peak_flops chip memory seed cache",
+    "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed cache",
+    "program": "program budget_s attempts peak_flops memory seed cache",
     "host": "budget_s cache",
     "sweep": "points budget_s precision seed cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
@@ -52,9 +54,16 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
         jax.config.update("jax_compilation_cache_dir", str(job["cache"]))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    run = {"block": _block, "host": host.profile_job, "sweep": sweep.sweep_job, "train": train.train_job}[kind]
-    # The same programs in every process, also in one that computes in float64 for its own purposes.
-    with jax.enable_x64(False):
+    run = {
+        "block": _block,
+        "program": program.program_job,
+        "host": host.profile_job,
+        "sweep": sweep.sweep_job,
+        "train": train.train_job,
+    }[kind]
+    # The same blocks in every process, also in one that computes in float64 for its own purposes; a user's own program
+    # has the types that its author gave it.
+    with contextlib.nullcontext() if kind == "program" else jax.enable_x64(False):
         return finite({"versions": compile.versions()} | run(job, report))
 
 
@@ -63,16 +72,17 @@ def _block(job: dict, report: Report) -> dict:
     model, layout = model_of(job.get("model")), layout_of(job.get("layout", {}))
     part, layer, seq_len = job.get("part", "layer"), whole(job, "layer", 0), whole(job, "seq_len")
     target = topology.acquire(str(job.get("target", "local")), chip=job.get("chip"))
-    built = candidates.build(model, layout, part=part, layer=layer, seq_len=seq_len, devices=target.devices)
+    own = str(job.get("block") or "")
+    built = candidates.build(model, layout, part=part, layer=layer, seq_len=seq_len, devices=target.devices, own=own)
     compiled = {}
-    for name, program in (("forward", candidates.forward), ("forward_backward", candidates.backward)):
-        function, arguments, places = program(built)
+    for name, made in (("forward", candidates.forward), ("forward_backward", candidates.backward)):
+        function, arguments, places = made(built)
         compiled[name] = compile.compile_program(
             clock.counted(function), (*arguments, COUNT), out_shardings=(places, None), report=report
         )
     device = target.devices[0]
     answer = {
-        "name": f"{part} {layer}" if part == "layer" else part,
+        "name": own or (f"{part} {layer}" if part == "layer" else part),
         "outcome": "ok",
         "message": "",
         "kind": "none",
@@ -83,19 +93,17 @@ def _block(job: dict, report: Report) -> dict:
         "parameters": parameters(built.weights),
         "tokens": math.prod(built.inputs[0].shape[:2]),
         "assumed": list(built.assumed),
-        "phases": {name: _said(program) for name, program in compiled.items()},
+        "phases": {name: compile.said(one) for name, one in compiled.items()},
     }
     both = compiled["forward_backward"]
     answer |= {"flops": both.flops, "bytes": both.bytes, "digest": both.digest}
     answer["memory"] = both.memory.get("total", math.nan)
-    room = _room(device, job) if target.runs else real(job, "memory", 0.0) or math.nan
-    if answer["memory"] > room:
-        message = f"the compiled program wants {answer['memory']:.4g} B, {room:.4g} B are there"
-        lacking = {"outcome": "infeasible-memory", "wanted": answer["memory"], "available": room, "message": message}
-        return answer | lacking
+    available = host.room(device, job) if target.runs else real(job, "memory", 0.0) or math.nan
+    if short := host.lacking(answer["memory"], available):
+        return answer | short
     if not target.runs:
         return answer
-    if job.get("check", built.mesh.size > 1):
+    if not own and job.get("check", built.mesh.size > 1):
         report("check")
         agreed = agreement(built, both, model, layout, layer=layer, seq_len=seq_len, seed=whole(job, "seed", 0))
         answer["check"] = dataclasses.asdict(agreed)
@@ -133,22 +141,4 @@ def _timed(answer: dict, job: dict, built: candidates.Candidate, compiled: dict,
     answer |= {name: getattr(both, name) for name in ("time", "low", "high", "spread", "kind", "floor")}
     flags = [f"{name}: {flag}" for name, timing in timings.items() for flag in timing.flags]
     answer["flags"] = flags
-    if any("beyond-peak" in flag or "not-repeated" in flag for flag in flags):
-        wrong = "a timing that cannot be true: " + ", ".join(flags)
-        return answer | {"outcome": "wrong-result" if "beyond-peak" in wrong else "noisy", "message": wrong}
-    if any("unstable" in flag or "foreign-load" in flag for flag in flags):
-        return answer | {"outcome": "noisy", "message": ", ".join(flags)}
-    return answer
-
-
-def _said(compiled: compile.Compiled) -> dict[str, Any]:
-    said = {f.name: getattr(compiled, f.name) for f in dataclasses.fields(compiled) if f.name != "program"}
-    return said | {"collectives": [dataclasses.asdict(c) for c in compiled.collectives], "memory": compiled.memory}
-
-
-def _room(device: Any, job: dict) -> float:
-    """Bytes a program may use on an attached device: what the job or the device says; this host's free memory."""
-    if job.get("memory"):
-        return real(job, "memory", 0.0)
-    stats = device.memory_stats() or {}
-    return float(stats.get("bytes_limit", 0)) or host.available_memory()
+    return answer | clock.verdict(flags)

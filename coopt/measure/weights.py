@@ -48,9 +48,15 @@ POOL = 1 << 20  # random numbers that a large weight repeats: drawing billions w
 
 
 def name_of(path: tuple) -> str:
-    """The weight's name in a path of `jax.tree_util`: its last key that is a word of the table."""
+    """The weight's name in a path of `jax.tree_util`: its last key that is a word of the table; "" for another's."""
     words = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-    return next(word for word in reversed(words) if word in WEIGHTS)
+    return next((word for word in reversed(words) if word in WEIGHTS), "")
+
+
+def axes_of(path: tuple, dimensions: int) -> tuple[str | None, ...]:
+    """The logical axes of the weight at a path; nothing is known of one that a user's own module made."""
+    logical = WEIGHTS[name][0] if (name := name_of(path)) else ()
+    return logical if len(logical) == dimensions else (None,) * dimensions
 
 
 def parameter(shape: tuple[int, ...], dtype: jnp.dtype) -> nnx.Param:
@@ -59,6 +65,8 @@ def parameter(shape: tuple[int, ...], dtype: jnp.dtype) -> nnx.Param:
 
 
 def _deviation(name: str, shape: tuple[int, ...]) -> float:
+    if not name:  # not of the table: the last axis is taken to be the output's
+        return float(np.prod(shape[:-1], dtype=float)) ** -0.5
     summed = WEIGHTS[name][1]
     if not summed:
         return EMBEDDING_DEVIATION
@@ -68,7 +76,7 @@ def _deviation(name: str, shape: tuple[int, ...]) -> float:
 
 
 def _values(name: str, shape: tuple[int, ...], generator: np.random.Generator, deviation_of=_deviation) -> np.ndarray:
-    if name == "scale":
+    if name == "scale" or not name and len(shape) < 2:
         return np.ones(shape, np.float32)
     if name == "offset" or name.endswith("_bias"):
         return np.zeros(shape, np.float32)

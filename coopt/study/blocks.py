@@ -24,8 +24,10 @@ LATER = ("overhead", "stragglers")  # rows in proportion to all others
 COMPUTE = ("matmul", "attention", "elementwise", "gather")
 
 
-def job(model: Model, layout: Layout, *, seq_len: float, budget_s: float = BUDGET, layer: int = 0) -> dict[str, Any]:
-    """The job that times one layer of a model as one device of a layout runs it.
+def job(
+    model: Model, layout: Layout, *, seq_len: float, budget_s: float = BUDGET, layer: int = 0, own: str = ""
+) -> dict[str, Any]:
+    """The job that times one layer of a model as one device of a layout runs it; `own`, a module in place of ours.
 
     What a layer does not depend on, the number of layers and how devices are arranged beyond this one, is left out,
     so that equal blocks are one job.
@@ -33,17 +35,18 @@ def job(model: Model, layout: Layout, *, seq_len: float, budget_s: float = BUDGE
     kinds = tuple(replace(kind, count=1.0) for kind in model.kinds)
     alone = replace(layout, dp=1.0, pp=1.0, fsdp=1.0, vpp=1.0, schedule=0.0, order=0.0, zero=0.0, offload=0.0)
     shape = replace(model, name="", source="", context=0.0, kinds=kinds)
-    return block_job(shape, alone, seq_len=int(seq_len), layer=layer, budget_s=budget_s)
+    more = {"block": own} if own else {}
+    return block_job(shape, alone, seq_len=int(seq_len), layer=layer, budget_s=budget_s, **more)
 
 
-def of_plan(plan: Candidate) -> dict[str, Any]:
-    """The block of a plan: a layer of its first kind at its micro-batch."""
-    return job(plan.model, plan.layout, seq_len=plan.workload.train.seq_len)
+def of_plan(plan: Candidate, own: str = "") -> dict[str, Any]:
+    """The block of a plan: a layer of its first kind at its micro-batch; `own`, a module in place of ours."""
+    return job(plan.model, plan.layout, seq_len=plan.workload.train.seq_len, own=own)
 
 
 def key(work: Mapping[str, Any]) -> str:
-    """The name of a block: equal jobs have equal keys."""
-    return identity(finite(dict(work)))
+    """The name of a block: equal jobs have equal keys, whoever's module does the work."""
+    return identity(finite({name: value for name, value in work.items() if name != "block"}))
 
 
 def alone(plan: Candidate) -> bool:

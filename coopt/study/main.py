@@ -242,7 +242,7 @@ def _timed(run: Run, executor: Executor | None, study: Study, first: list[Screen
     chosen: dict[str, dict[str, Any]] = {}
     for plan, _ in screening.best(first[machines.clocked(study)], key=lambda plan: blocks.key(blocks.of_plan(plan))):
         if blocks.alone(plan):
-            chosen[blocks.key(blocks.of_plan(plan))] = blocks.of_plan(plan)
+            chosen[blocks.key(blocks.of_plan(plan))] = blocks.of_plan(plan, study.block)
         if len(chosen) == wanted * MORE:
             break
     timed: list[blocks.Timed] = []

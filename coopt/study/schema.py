@@ -161,6 +161,7 @@ class Study(Strict):
     objective: Literal[OBJECTIVES] = "time_per_token"  # type: ignore[valid-type]
     limits: Bounds = {}  # noqa: RUF012
     measure: Natural = 0.0  # blocks to compile and time on this host
+    block: str = ""  # package.module:factory of a layer of one's own, timed in place of ours
     top: Count = 12.0
     seed: Natural = 0.0
     set: Plain = {}  # noqa: RUF012  fields of the model, changed

@@ -20,6 +20,7 @@ from coopt.study.emit import as_yaml
 
 MEASUREMENTS = "measurements.json"
 BLOCKS = 8
+PROGRAM = 4.0  # s of timing a program of the user's own gets
 SEQ_LEN = 256.0
 
 Progress = Callable[[str, int, int], None]
@@ -32,9 +33,12 @@ def _silent(sentence: str, done: int, total: int) -> None:
 def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     """Times blocks in child processes: of `--model` and `--layout`, of a study, or of the default study.
 
-    With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening.
+    With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening. With
+    `--program`, that program alone.
     `--out` writes what `coopt calibrate` reads. Raises Refused for a model or a layout that cannot be built.
     """
+    if options.program:
+        return _program(options, told)
     date, until = time.strftime("%Y-%m-%d"), _until(options.seconds)
     deadline = options.block_seconds or bench.DEADLINE
     timed: list[blocks.Timed] = []
@@ -62,9 +66,38 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
             "profile": dict(here.chip),
         }
     )
-    if options.out:
-        write_whole(Path(options.out), (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-        document["out"] = options.out
+    return _written(document, options.out)
+
+
+def _program(options: Any, told: Progress) -> dict[str, Any]:
+    """A program of the user's own, timed in a child; what becomes of it is an outcome, never an exception."""
+    deadline = options.block_seconds or bench.DEADLINE
+    job = {"kind": "program", "program": options.program, "budget_s": min(options.seconds or PROGRAM, deadline)}
+    with bench.opened(True) as executor:
+        told("compiling and timing the program", 0, 1)
+        record = bench.do(None, executor, job, deadline_s=deadline)
+        told("compiling and timing the program", 1, 1)
+    answer = record["result"] or {}
+    step = answer.get("phases", {}).get("step", {})
+    document = {
+        "command": "measure",
+        "program": options.program,
+        "outcome": record["status"],
+        "message": record["message"],
+        **{name: answer.get(name) for name in ("time", "low", "high", "spread", "flops", "bytes", "memory", "device")},
+        **{name: step.get(name) for name in ("samples", "estimator", "compile_s", "foreign", "collectives")},
+        "flags": answer.get("flags", []),
+        "assumed": answer.get("assumed", []),
+        "scopes": step.get("scopes", []),
+        "versions": bench.toolchain(),
+    }
+    return _written(finite(document), options.out)
+
+
+def _written(document: dict[str, Any], out: str | None) -> dict[str, Any]:
+    if out:
+        write_whole(Path(out), (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+        document["out"] = out
     return document
 
 
@@ -101,7 +134,7 @@ def _of_study(options: Any, here: machines.Here, date: str) -> list[dict[str, An
         key=_block_of,
     )
     plans = (plan for plan, _ in screening.best(found, key=_block_of) if blocks.alone(plan))
-    return [blocks.of_plan(plan) for plan, _ in zip(plans, range(int(study.measure)), strict=False)]
+    return [blocks.of_plan(plan, study.block) for plan, _ in zip(plans, range(int(study.measure)), strict=False)]
 
 
 def _block_of(plan: Any) -> str:
