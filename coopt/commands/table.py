@@ -67,6 +67,12 @@ FLAGS = {
     "out": Flag("the file to write"),
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
     # measuring
+    "on": Flag(
+        "where: local, cpu:8, tpu:v5p:8x8x16 (v4, v5e, v6e, 7x too) or gpu:PROFILE:1x8x8; not local is compiled alone",
+        "TEXT",
+        "local",
+    ),
+    "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "block_seconds": Flag("longest time for one block, compiling included, s", "NUMBER"),
 }
@@ -143,9 +149,9 @@ COMMANDS = {
         "compile and time transformer blocks on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("model", "layout", "seq_len", "global_batch", "out", "seconds", "block_seconds"),
+        ("model", "layout", "seq_len", "global_batch", "on", "part", "out", "seconds", "block_seconds"),
         example="coopt measure --out=measured.json",
-        show="coopt.commands.say:as_text",
+        show="coopt.commands.say:measured",
     ),
     "calibrate": Command(
         "turn measurements into a profile",

@@ -15,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from coopt.measure import sharding
 from coopt.measure.blocks import Embedding, Head, Layer
 from coopt.measure.formats import Formats, formats_of
+from coopt.measure.mixers import Implementation
+from coopt.measure.splash import splash
 from coopt.measure.weights import WEIGHTS, materialise, name_of
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import RECOMPUTE, LayerKind, Layout, Model
@@ -68,7 +70,14 @@ def build(
     constrain = sharding.constrain_on(mesh, rules)
     module = nnx.eval_shape(
         lambda: _module(
-            part, model, model.kinds[layer], layout, formats, constrain, vocab, mesh.devices.flat[0].platform
+            part,
+            model,
+            model.kinds[layer],
+            layout,
+            formats,
+            constrain,
+            vocab,
+            _implementation(mesh, rules, formats, model.kinds[layer], layout, seq_len),
         )
     )
     graph, state = nnx.split(module)
@@ -159,20 +168,32 @@ def _padded(vocab: int, tp: int) -> tuple[int, tuple[str, ...]]:
     return padded, (f"vocabulary padded from {vocab} to {padded}, a multiple of tp",) if padded != vocab else ()
 
 
-def _module(part, model, kind: LayerKind, layout, formats, constrain, vocab, platform) -> nnx.Module:
+def _implementation(
+    mesh: Mesh, rules, formats: Formats, kind: LayerKind, layout: Layout, seq_len: int
+) -> Implementation:
+    """The fused kernel that a platform trains with, where the layout asks for one and it takes these shapes."""
+    platform = mesh.devices.flat[0].platform
+    if not layout.fused_attention or formats.attention.itemsize != 2 or kind.mixer == "mla":
+        return "xla"
+    if platform in ("gpu", "cuda"):
+        return "cudnn"
+    if platform == "tpu" and kind.head_dim % 128 == 0 and seq_len % 128 == 0 and layout.cp == 1:
+        return splash(mesh, rules, window=int(kind.window) if kind.mixer == "window" else 0)
+    return "xla"
+
+
+def _module(part, model, kind: LayerKind, layout, formats, constrain, vocab, implementation) -> nnx.Module:
     if part == "embedding":
         return Embedding(model, formats, constrain, vocab=vocab)
     if part == "head":
         return Head(model, formats, constrain, vocab=vocab, tied=False)
-    # cuDNN's fused kernel is the one GPUs train with; it takes 16-bit operands only.
-    fused = platform in ("gpu", "cuda") and layout.fused_attention and formats.attention.itemsize == 2
     return Layer(
         model,
         kind,
         formats,
         constrain,
         selective=RECOMPUTE[int(layout.recompute)] == "selective",
-        implementation="cudnn" if fused else "xla",
+        implementation=implementation,
     )
 
 

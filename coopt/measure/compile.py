@@ -30,6 +30,7 @@ class Compiled:
     products: int
     loops: int  # where there is one, flops and bytes count its body once
     digest: str
+    text: str = ""  # of the module
 
 
 def compile_program(
@@ -62,6 +63,7 @@ def compile_program(
         products=hlo.products(text),
         loops=hlo.loops(text),
         digest=hlo.digest(text),
+        text=text,
     )
 
 

@@ -2,6 +2,7 @@
 
     block    one part of a model, forward and backward: time, memory, FLOPs, collectives
     host     rates of this machine: products, memory, dispatch
+    step     a whole training step on a TPU slice that is not attached: memory, FLOPs, and its schedule
     sweep    a row for each of many single operations
     train    losses and step times of a small model
 
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from coopt.measure import candidate as candidates
-from coopt.measure import clock, compile, host, sweep, topology, train
+from coopt.measure import clock, compile, cycles, host, step, sweep, topology, train
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
@@ -28,8 +29,9 @@ from coopt.problems import Problem, Refused
 Report = Callable[[str], None]
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
-    "block": "model layout seq_len part layer target budget_s attempts check peak_flops chip memory seed cache",
+    "block": "model layout seq_len part layer target budget_s attempts check peak_flops chip memory seed texts cache",
     "host": "budget_s cache",
+    "step": "model layout seq_len layers target texts cache",
     "sweep": "points budget_s precision seed cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
 }
@@ -52,7 +54,13 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
         jax.config.update("jax_compilation_cache_dir", str(job["cache"]))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    run = {"block": _block, "host": host.profile_job, "sweep": sweep.sweep_job, "train": train.train_job}[kind]
+    run = {
+        "block": _block,
+        "host": host.profile_job,
+        "step": step.step_job,
+        "sweep": sweep.sweep_job,
+        "train": train.train_job,
+    }[kind]
     # The same programs in every process, also in one that computes in float64 for its own purposes.
     with jax.enable_x64(False):
         return finite({"versions": compile.versions()} | run(job, report))
@@ -86,6 +94,7 @@ def _block(job: dict, report: Report) -> dict:
         "phases": {name: _said(program) for name, program in compiled.items()},
     }
     both = compiled["forward_backward"]
+    answer["resident"] = host.resident()
     answer |= {"flops": both.flops, "bytes": both.bytes, "digest": both.digest}
     answer["memory"] = both.memory.get("total", math.nan)
     room = _room(device, job) if target.runs else real(job, "memory", 0.0) or math.nan
@@ -93,6 +102,12 @@ def _block(job: dict, report: Report) -> dict:
         message = f"the compiled program wants {answer['memory']:.4g} B, {room:.4g} B are there"
         lacking = {"outcome": "infeasible-memory", "wanted": answer["memory"], "available": room, "message": message}
         return answer | lacking
+    if target.platform == "tpu" and not target.runs:
+        places = list(built.mesh.devices.flat)
+        for name, program in compiled.items():
+            answer["phases"][name]["schedule"] = cycles.described(
+                program.text, places, folder=job.get("texts"), report=report
+            )
     if not target.runs:
         return answer
     if job.get("check", built.mesh.size > 1):
@@ -142,7 +157,9 @@ def _timed(answer: dict, job: dict, built: candidates.Candidate, compiled: dict,
 
 
 def _said(compiled: compile.Compiled) -> dict[str, Any]:
-    said = {f.name: getattr(compiled, f.name) for f in dataclasses.fields(compiled) if f.name != "program"}
+    said = {
+        f.name: getattr(compiled, f.name) for f in dataclasses.fields(compiled) if f.name not in ("program", "text")
+    }
     return said | {"collectives": [dataclasses.asdict(c) for c in compiled.collectives], "memory": compiled.memory}
 
 
