@@ -32,6 +32,15 @@ def errors(problems: Iterable[Problem]) -> dict[str, list[dict[str, Any]]]:
     return {"errors": [dataclasses.asdict(problem) for problem in problems]}
 
 
+def measured(document: Mapping[str, Any]) -> str:
+    """A `measure` document: of another target in tables, of this host field by field."""
+    if "on" not in document:
+        return as_text(document)
+    from coopt.report import measured as tables
+
+    return tables.shown(document)
+
+
 def as_text(document: Mapping[str, Any]) -> str:
     """A document in words: scalars as `key  value`, lists of records as tables.
 

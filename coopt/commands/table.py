@@ -75,6 +75,12 @@ FLAGS = {
     "from": Flag("the profile whose constants the rows start from: dgx-h100, ./mine.yaml"),
     # measuring
     "program": Flag("your own program, package.module:function; the function returns (step, arguments)"),
+    "on": Flag(
+        "where: local, cpu:8, tpu:v5p:8x8x16 (v4, v5e, v6e, 7x too) or gpu:PROFILE:1x8x8; not local is compiled alone",
+        "TEXT",
+        "local",
+    ),
+    "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "trace": Flag(
         "a trace to read: a folder that jax.profiler.trace wrote, or a CSV of `nsys stats` (cuda_gpu_kern_sum)"
@@ -168,9 +174,9 @@ COMMANDS = {
         "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("program", "model", "layout", "seq_len", "global_batch", "out", "seconds", "block_seconds"),
+        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "out", "seconds", "block_seconds"),
         example="coopt measure --out=measured.json",
-        show="coopt.commands.say:as_text",
+        show="coopt.commands.say:measured",
     ),
     "calibrate": Command(
         "turn measurements into a profile",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from flax import nnx
 
 from coopt.measure.feedforwards import Experts, Perceptron
 from coopt.measure.formats import Formats
-from coopt.measure.mixers import Attention, Constrain, LatentAttention
+from coopt.measure.mixers import Attention, Constrain, Implementation, LatentAttention
 from coopt.measure.norms import Norm
 from coopt.measure.weights import parameter
 from coopt.problems import Problem, Refused
@@ -46,7 +46,7 @@ class Layer(nnx.Module):
         constrain: Constrain = unconstrained,
         *,
         selective: bool = False,
-        implementation: Literal["xla", "cudnn"] | None = None,
+        implementation: Implementation = None,
     ):
         refuse_unbuilt(model, kind)
         d_model = int(model.d_model)

@@ -15,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from coopt.measure import sharding
 from coopt.measure.blocks import Embedding, Head, Layer
 from coopt.measure.formats import Formats, formats_of
+from coopt.measure.mixers import Implementation
+from coopt.measure.splash import splash
 from coopt.measure.weights import axes_of, materialise
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import RECOMPUTE, LayerKind, Layout, Model
@@ -69,16 +71,8 @@ def build(
     mesh = sharding.mesh_of(sizes, list(devices))
     rules = sharding.rules_of(layout, kind)
     vocab, assumed = _padded(int(model.vocab), int(layout.tp))
-    constrain = sharding.constrain_on(mesh, rules)
-    platform = mesh.devices.flat[0].platform
-    factory = _factory(own, part, mesh) if own else None
-    module = nnx.eval_shape(
-        lambda: (
-            factory(model, model.kinds[layer])
-            if factory
-            else _module(part, model, model.kinds[layer], layout, formats, constrain, vocab, platform)
-        )
-    )
+    maker = _factory(own, part, mesh) if own else _module(part, layout, formats, mesh, rules, vocab, seq_len)
+    module = nnx.eval_shape(lambda: maker(model, model.kinds[layer]))
     graph, state = nnx.split(module)
     weights = place(state, mesh, rules)
     function = _function(graph, mesh, sharding.rules_of(dataclasses.replace(layout, zero=0.0), kind), layout)
@@ -177,21 +171,38 @@ def _padded(vocab: int, tp: int) -> tuple[int, tuple[str, ...]]:
     return padded, (f"vocabulary padded from {vocab} to {padded}, a multiple of tp",) if padded != vocab else ()
 
 
-def _module(part, model, kind: LayerKind, layout, formats, constrain, vocab, platform) -> nnx.Module:
-    if part == "embedding":
-        return Embedding(model, formats, constrain, vocab=vocab)
-    if part == "head":
-        return Head(model, formats, constrain, vocab=vocab, tied=False)
-    # cuDNN's fused kernel is the one GPUs train with; it takes 16-bit operands only.
-    fused = platform in ("gpu", "cuda") and layout.fused_attention and formats.attention.itemsize == 2
-    return Layer(
-        model,
-        kind,
-        formats,
-        constrain,
-        selective=RECOMPUTE[int(layout.recompute)] == "selective",
-        implementation="cudnn" if fused else "xla",
-    )
+def _implementation(
+    mesh: Mesh, rules, formats: Formats, kind: LayerKind, layout: Layout, seq_len: int
+) -> Implementation:
+    """The fused kernel that a platform trains with, where the layout asks for one and it takes these shapes."""
+    platform = mesh.devices.flat[0].platform
+    if not layout.fused_attention or formats.attention.itemsize != 2 or kind.mixer == "mla":
+        return "xla"
+    if platform in ("gpu", "cuda"):
+        return "cudnn"
+    if platform == "tpu" and kind.head_dim % 128 == 0 and seq_len % 128 == 0 and layout.cp == 1:
+        return splash(mesh, rules, window=int(kind.window) if kind.mixer == "window" else 0)
+    return "xla"
+
+
+def _module(part, layout, formats, mesh, rules, vocab, seq_len) -> Callable[[Model, LayerKind], nnx.Module]:
+    constrain = sharding.constrain_on(mesh, rules)
+
+    def module(model: Model, kind: LayerKind) -> nnx.Module:
+        if part == "embedding":
+            return Embedding(model, formats, constrain, vocab=vocab)
+        if part == "head":
+            return Head(model, formats, constrain, vocab=vocab, tied=False)
+        return Layer(
+            model,
+            kind,
+            formats,
+            constrain,
+            selective=RECOMPUTE[int(layout.recompute)] == "selective",
+            implementation=_implementation(mesh, rules, formats, kind, layout, seq_len),
+        )
+
+    return module
 
 
 def _function(graph, mesh: Mesh, gathered: sharding.Rules, layout: Layout) -> Callable:

@@ -30,6 +30,7 @@ class Compiled:
     products: int
     loops: int  # where there is one, flops and bytes count its body once
     digest: str
+    text: str = ""  # of the module
 
 
 def compile_program(
@@ -64,12 +65,15 @@ def compile_program(
         products=hlo.products(text),
         loops=hlo.loops(text),
         digest=hlo.digest(text),
+        text=text,
     )
 
 
 def said(compiled: Compiled) -> dict[str, Any]:
     """The compiler's figures as plain values."""
-    told = {f.name: getattr(compiled, f.name) for f in dataclasses.fields(compiled) if f.name != "program"}
+    told = {
+        f.name: getattr(compiled, f.name) for f in dataclasses.fields(compiled) if f.name not in ("program", "text")
+    }
     return told | {"collectives": [dataclasses.asdict(c) for c in compiled.collectives], "memory": compiled.memory}
 
 

@@ -7,6 +7,8 @@ import hashlib
 import math
 import re
 
+import numpy as np
+
 KINDS = {
     "all-reduce": "all_reduce",
     "all-gather": "all_gather",
@@ -36,7 +38,8 @@ _COLLECTIVE = re.compile(
 )
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 _GROUPS_LISTED = re.compile(r"replica_groups=\{\{([0-9,]+)\}")
-_GROUPS_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+_GROUPS_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\](?:<=\[([\d,]+)\](?:T\(([\d,]+)\))?)?")
+_PAIRS = re.compile(r"source_target_pairs=\{\{([0-9,]+)\}")
 _GROUPS_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _METADATA = re.compile(r", metadata=\{[^}]*\}")
 _PRODUCT = re.compile(
@@ -80,33 +83,52 @@ def collectives(text: str) -> tuple[Collective, ...]:
         kind = KINDS[match["name"]]
         arrays = shape_bytes(match["shape"])
         if match["start"] and len(arrays) > 1 and kind != "all_reduce":
-            arrays = _results(arrays)
+            arrays = results(arrays)
         payload = sum(arrays) * (max(size, 1) if kind == "reduce_scatter" else 1)
         found.append(Collective(kind=kind, bytes=payload, size=2 if kind == "p2p" else size))
     return tuple(found)
 
 
+def first_group(line: str) -> tuple[int, ...]:
+    """The devices of one group of the collective on this line, in any of the four ways XLA writes groups.
+
+    >>> first_group("replica_groups={{0,2},{1,3}}"), first_group("replica_groups=[2,4]<=[4,2]T(1,0)")
+    ((0, 2), (0, 2, 4, 6))
+    >>> first_group("replica_groups=mesh['a'=4,'b'=2] {'a'}"), first_group("replica_groups=mesh['a'=8] {'a':(2)4}")
+    ((0, 2, 4, 6), (0, 1, 2, 3))
+    >>> first_group("source_target_pairs={{0,1},{1,2}}")
+    (0, 1)
+    """
+    if listed := _GROUPS_LISTED.search(line) or _PAIRS.search(line):
+        return tuple(int(one) for one in listed[1].split(","))
+    if iota := _GROUPS_IOTA.search(line):
+        shape = [int(size) for size in (iota[3] or str(int(iota[1]) * int(iota[2]))).split(",")]
+        order = [int(axis) for axis in iota[4].split(",")] if iota[4] else range(len(shape))
+        every = np.arange(math.prod(shape)).reshape(shape).transpose(tuple(order))
+        return tuple(map(int, every.reshape(int(iota[1]), int(iota[2]))[0]))
+    if not (mesh := _GROUPS_MESH.search(line)):
+        return ()
+    sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+    grid = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    taken = {}
+    for axis, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", mesh[2]):
+        # A part of an axis is written 'name':(pre-size)size, and is one axis of the three that it falls into.
+        after = sizes[axis] // (int(before) * int(part)) if part else 1
+        taken[axis] = np.arange(int(part)) * after if part else np.arange(sizes[axis])
+    chosen = np.ix_(*(taken.get(axis, np.zeros(1, int)) for axis in sizes))
+    return tuple(map(int, grid[chosen].reshape(-1)))
+
+
 def group_size(line: str) -> int:
-    """Chips in a group of the collective on this line, in any of the three ways XLA writes groups; 0: not said.
+    """Chips in a group of the collective on this line; 0: not said.
 
     >>> group_size("replica_groups={{0,2},{1,3}}"), group_size("replica_groups=[2,4]<=[4,2]T(1,0)")
     (2, 4)
-    >>> group_size("replica_groups=mesh['a'=4,'b'=2] {'a'}"), group_size("replica_groups=mesh['a'=8] {'a':(2)4}")
-    (4, 4)
     """
-    if listed := _GROUPS_LISTED.search(line):
-        return listed[1].count(",") + 1
-    if iota := _GROUPS_IOTA.search(line):
-        return int(iota[2])
-    if not (mesh := _GROUPS_MESH.search(line)):
-        return 0
-    sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
-    # A part of an axis is written 'name':(pre-size)size.
-    axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
-    return math.prod(int(part or sizes[axis]) for axis, part in axes)
+    return 0 if "source_target_pairs" in line else len(first_group(line))
 
 
-def _results(arrays: list[float]) -> list[float]:
+def results(arrays: list[float]) -> list[float]:
     """The results of a started collective, whose tuple lists operands, results and (permute) context words."""
     arrays = [a for a in arrays if a > 4.0]
     return arrays[len(arrays) // 2 :]

@@ -3,6 +3,7 @@
     block    one part of a model, forward and backward: time, memory, FLOPs, collectives
     program  a function of the user's own: see `coopt.measure.program`
     host     rates of this machine: products, memory, dispatch
+    step     a whole training step on a TPU slice that is not attached: memory, FLOPs, and its schedule
     sweep    a row for each of many single operations
     train    losses and step times of a small model
 
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from coopt.measure import candidate as candidates
-from coopt.measure import clock, compile, host, program, sweep, topology, train
+from coopt.measure import clock, compile, cycles, host, program, step, sweep, topology, train
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
@@ -29,9 +30,11 @@ from coopt.problems import Problem, Refused
 Report = Callable[[str], None]
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
-    "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed cache",
+    "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed texts "
+    "cache",
     "program": "program budget_s attempts peak_flops memory seed cache",
     "host": "budget_s cache",
+    "step": "model layout seq_len layers target texts cache",
     "sweep": "points budget_s precision seed cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
 }
@@ -58,6 +61,7 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
         "block": _block,
         "program": program.program_job,
         "host": host.profile_job,
+        "step": step.step_job,
         "sweep": sweep.sweep_job,
         "train": train.train_job,
     }[kind]
@@ -96,11 +100,18 @@ def _block(job: dict, report: Report) -> dict:
         "phases": {name: compile.said(one) for name, one in compiled.items()},
     }
     both = compiled["forward_backward"]
+    answer["resident"] = host.resident()
     answer |= {"flops": both.flops, "bytes": both.bytes, "digest": both.digest}
     answer["memory"] = both.memory.get("total", math.nan)
     available = host.room(device, job) if target.runs else real(job, "memory", 0.0) or math.nan
     if short := host.lacking(answer["memory"], available):
         return answer | short
+    if target.platform == "tpu" and not target.runs:
+        places = list(built.mesh.devices.flat)
+        for name, one in compiled.items():
+            answer["phases"][name]["schedule"] = cycles.described(
+                one.text, places, folder=job.get("texts"), report=report
+            )
     if not target.runs:
         return answer
     if not own and job.get("check", built.mesh.size > 1):

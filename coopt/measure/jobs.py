@@ -41,6 +41,22 @@ def block_job(
     }
 
 
+def step_job(model: Model, layout: Layout, *, seq_len: int, target: str, **more: Any) -> dict:
+    """The job that compiles a whole training step; `more` are further fields of a step job.
+
+    >>> step_job(Model(kinds=(LayerKind(d_ff=8.0),)), Layout(), seq_len=16, target="tpu:v5e:2x2")["target"]
+    'tpu:v5e:2x2'
+    """
+    return {
+        "kind": "step",
+        "model": _plain(model),
+        "layout": _plain(layout),
+        "seq_len": int(seq_len),
+        "target": target,
+        **more,
+    }
+
+
 def model_of(fields: Any) -> Model:
     """A `Model` from its fields, `kinds` a list of the fields of `LayerKind`; refuses fields that do not exist."""
     _fields("model", fields)

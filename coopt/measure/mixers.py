@@ -15,6 +15,8 @@ from coopt.measure.weights import parameter
 from coopt.spec.nouns import LayerKind
 
 Constrain = Callable[..., jax.Array]  # (array, *logical axes) -> the array, with its sharding said
+Core = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # queries, keys, values -> mixed values
+Implementation = Core | Literal["xla", "cudnn"] | None
 ROPE_BASE = 10000.0
 
 
@@ -32,7 +34,9 @@ def rotate(x: jax.Array) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def _core(implementation: Literal["xla", "cudnn"] | None, window: int, dtype: jnp.dtype) -> Callable[..., jax.Array]:
+def _core(implementation: Implementation, window: int, dtype: jnp.dtype) -> Core:
+    if callable(implementation):  # a kernel of the target's own
+        return implementation
     if dtype.itemsize == 8:  # dot_product_attention works in float32 inside: no reference for anything
         return lambda q, k, v: written_out(q, k, v, window=window)
 
@@ -74,7 +78,7 @@ class Attention(nnx.Module):
         *,
         rotary: bool,
         selective: bool,
-        implementation: Literal["xla", "cudnn"] | None,
+        implementation: Implementation,
     ):
         heads, kv_heads, size = int(kind.heads), int(kind.kv_heads), int(kind.head_dim)
         self.formats, self.constrain, self.rotary = formats, constrain, rotary

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from coopt.problems import Problem, Refused
@@ -119,8 +120,20 @@ def mesh_of(sizes: Mapping[str, int], devices: list) -> Mesh:
                 hint=f"measure one chip's share, or compile for a target with {wanted}, such as cpu:{wanted}",
             )
         )
-    grid = np.array(devices[:wanted]).reshape(tuple(sizes.values()))
+    grid = _on_torus(tuple(sizes.values()), devices) if wanted == len(devices) else None
+    if grid is None:
+        grid = np.array(devices[:wanted]).reshape(tuple(sizes.values()))
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def _on_torus(sizes: tuple[int, ...], devices: list) -> np.ndarray | None:
+    """A whole torus cut along its own axes, each axis of the mesh on as few of them as can be; None where it cannot."""
+    if getattr(devices[0], "coords", None) is None or getattr(devices[-1], "slice_index", 0):
+        return None
+    try:
+        return mesh_utils.create_device_mesh(sizes, devices)
+    except (NotImplementedError, ValueError):
+        return None
 
 
 def constrain_on(mesh: Mesh, rules: Rules):

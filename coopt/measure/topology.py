@@ -6,6 +6,8 @@ The only module that touches `jax.experimental.topologies` and the initialisatio
     cpu:8                 eight fake devices on this CPU: shapes and collectives are real, times are not
     tpu:v5p:4x4x4         XLA:TPU for a pod that is not there (needs libtpu); `:4` after it for four slices
     gpu:1x8x8             XLA:GPU for slices x hosts x GPUs of a described chip (needs the CUDA plugin)
+
+A device is what JAX calls one: of v2, v3, v4 and 7x, a core, two of which are a chip.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from jax.experimental import topologies
 from coopt.problems import Problem, Refused
 
 FORMS = "local, cpu:N, tpu:CHIP:AxBxC or gpu:SLICESxHOSTSxGPUS"
-TPUS = ("v2", "v3", "v4", "v5e", "v5p", "v6e", "tpu7x")
+TPUS = {name: name for name in ("v2", "v3", "v4", "v5e", "v5p", "v6e")} | {"7x": "tpu7x", "tpu7x": "tpu7x"}
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # v5e, v6e
+SMALL = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4")  # of the others; above these, multiples of 4 in rising order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,21 +86,34 @@ def _installed(module: str, target: str, install: str) -> None:
 def _tpu(name: str, chip: str, shape: str, slices: int) -> Target:
     if chip not in TPUS:
         raise Refused(Problem(field="target", expected=f"a TPU of {', '.join(TPUS)}", got=chip))
+    _known(chip, shape)
     _installed("libtpu", name, "'coopt[tpu]'")
     # libtpu asks a metadata server who it is unless it is told; without these it waits for minutes.
     settings = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5p-8",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing is attached: processes have nothing to share
     }
     for key, value in settings.items():
         os.environ.setdefault(key, value)
     options = {"num_slices": slices} if slices > 1 else {}
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:{shape}", **options)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=f"{TPUS[chip]}:{shape}", **options)
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         raise Refused(Problem(field="target", expected="a topology libtpu knows", got=f"{name} ({error})")) from error
     return Target(name=name, platform="tpu", devices=_by_place(description.devices), runs=False, timed=False)
+
+
+def _known(chip: str, shape: str) -> None:
+    """Refuses a slice that nobody can have; the compiler itself takes more than exist."""
+    flat = chip in ("v5e", "v6e")
+    axes = [int(size) for size in shape.split("x")]
+    whole = len(axes) == 3 and axes == sorted(axes) and all(size % 4 == 0 for size in axes)
+    if shape in (FLAT if flat else SMALL) or (whole and not flat) or (chip in ("v2", "v3") and len(axes) == 2):
+        return
+    known = ", ".join(FLAT) if flat else f"{', '.join(SMALL)}, or AxBxC of multiples of 4, smallest first"
+    raise Refused(Problem(field="target", expected=f"a slice of {chip}: {known}", got=shape))
 
 
 def _by_place(devices) -> tuple:
@@ -114,7 +131,7 @@ def _by_place(devices) -> tuple:
 
 
 def _gpu(name: str, shape: str, chip: Mapping[str, object] | None) -> Target:
-    _installed("jax_cuda13_plugin", name, "jax-cuda13-plugin jax-cuda13-pjrt")
+    _installed("jax_cuda13_plugin", name, "'coopt[cuda]'")
     if chip is None:
         raise Refused(
             Problem(field="chip", expected="the figures of a GPU", got="none", hint=f"fields: {', '.join(GPU_FIELDS)}")

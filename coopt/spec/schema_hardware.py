@@ -97,6 +97,7 @@ class ChipHost(Strict):
 class Links(Strict):
     """Links of a chip, one way, all of a kind together."""
 
+    each: Quantity[Bandwidth] | None = None  # one link of a torus, as far as it can be used
     scale_up: Quantity[Bandwidth] | None = None
     scale_out: Quantity[Bandwidth] | None = None
 
@@ -130,6 +131,7 @@ class Microarchitecture(Strict):
 
     matrix_units: Quantity[Count] | None = None
     matrix_unit: Text | None = None
+    vector_units: Quantity[Count] | None = None  # of a core, single precision
     shared_memory: Quantity[Bytes] | None = None  # of a core
     compute_capability: Quoted | None = None
     transistors: Quantity[Positive] | None = None

@@ -14,7 +14,7 @@ from coopt.spec import load
 from coopt.spec.nouns import PRECISIONS
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
-from coopt.study import asked, bench, blocks, calibration, host, machines, screening, spaces
+from coopt.study import asked, bench, blocks, calibration, host, machines, screening, spaces, targets
 from coopt.study.designs import split
 from coopt.study.emit import as_yaml
 
@@ -34,11 +34,13 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     """Times blocks in child processes: of `--model` and `--layout`, of a study, or of the default study.
 
     With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening. With
-    `--program`, that program alone.
+    `--program`, that program alone. `--on` names another target, which is compiled for (`coopt.study.targets`).
     `--out` writes what `coopt calibrate` reads. Raises Refused for a model or a layout that cannot be built.
     """
     if options.program:
         return _program(options, told)
+    if options.on != "local":
+        return targets.measure(options, told=told)
     date, until = time.strftime("%Y-%m-%d"), _until(options.seconds)
     deadline = options.block_seconds or bench.DEADLINE
     timed: list[blocks.Timed] = []

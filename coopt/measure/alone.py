@@ -1,0 +1,84 @@
+"""Products compiled alone: what a compiler estimates for one, with nothing fused to it.
+
+A norm, an activation or its gradient fused to a product makes the compiler's estimate read operands again and again;
+the product by itself is what the matrix units do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from coopt.measure.kept import toolchain
+from coopt.measure.schedule import Product, schedule
+
+TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16, "f16": jnp.float16, "s8": jnp.int8, "s32": jnp.int32}
+
+
+def alone(
+    products: Iterable[Product],
+    device: Any,
+    *,
+    folder: str | None = None,
+    report: Callable[[str], None] = lambda phase: None,
+) -> dict[Product, float]:
+    """Cycles of each product on one device of a described slice; NaN where the compiler gives none.
+
+    What was compiled before for this chip by this compiler is read from `folder`.
+    """
+    wanted = list(dict.fromkeys(products))
+    path = Path(folder) / _file(device) if folder else None
+    known = _read(path) if path else {}
+    for number, product in enumerate(wanted):
+        if _key(product) in known:
+            continue
+        report(f"product {number + 1}/{len(wanted)}")
+        known[_key(product)] = _cycles(product, device)
+        if path:
+            _write(path, known)
+    return {product: math.nan if (c := known[_key(product)]) is None else c for product in wanted}
+
+
+def _cycles(product: Product, device: Any) -> float | None:
+    if not set(product.types) <= set(TYPES):
+        return None
+    left, right, out = (TYPES[name] for name in product.types)
+    place = jax.sharding.SingleDeviceSharding(device)
+    a = jax.ShapeDtypeStruct((product.m, product.k), left, sharding=place)
+    b = jax.ShapeDtypeStruct((product.k, product.n), right, sharding=place)
+    text = jax.jit(lambda a, b: jax.lax.dot(a, b, preferred_element_type=out)).lower(a, b).compile().as_text()
+    rows = [row for row in schedule(text or "").rows if row.kind == "matmul"]
+    total = sum(row.times * row.cycles for row in rows)
+    return total if rows and math.isfinite(total) else None
+
+
+def _key(product: Product) -> str:
+    return f"{product.m} {product.n} {product.k} {' '.join(product.types)}"
+
+
+def _file(device: Any) -> str:
+    said = " ".join((device.device_kind, *toolchain().values()))
+    return "products-" + re.sub(r"[^\w.]+", "-", said) + ".json"
+
+
+def _read(path: Path) -> dict[str, float | None]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):  # nothing yet, or damaged: compiled again
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, known: dict[str, float | None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_suffix(f".{os.getpid()}")
+    whole.write_text(json.dumps(known, indent=0))
+    whole.replace(path)

@@ -1,0 +1,174 @@
+"""What one step of a compiled TPU program executes: every operation of the schedule, how often, and at what estimate.
+
+The compiler writes `estimated_cycles` on fusions, copies and other operations that it models, and nothing on
+collectives and kernels: those are rows without cycles, for others to price.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+from coopt.measure import hlo, loops
+from coopt.measure.modules import Instruction, Module, parse
+from coopt.measure.traffic import traffic
+
+DOTS = ("convolution", "dot", "ragged-dot")
+_ELEMENTS = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
+_STEPS = re.compile(r"-(?:start|update|done)$")
+_KERNEL = re.compile(r"splash_\w*?(fwd|dkv|dq)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A matrix product: (m, k) times (k, n), with the types of both sides and of the result."""
+
+    m: int
+    n: int
+    k: int
+    types: tuple[str, str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One operation of a schedule, as each device runs it."""
+
+    name: str
+    kind: str  # matmul | attention | collective | other
+    times: float  # executions a step
+    cycles: float  # of one execution; NaN: no estimate
+    label: str  # the operation of the program
+    traffic: float = 0.0  # B of main memory, one execution
+    products: tuple[Product, ...] = ()  # of a matmul; none where one of them is over batches
+    kernel: str = ""  # attention: fwd, dq or dkv
+    shape: tuple[int, ...] = ()  # attention: batch, heads, sequence, size
+    collective: str = ""
+    bytes: float = 0.0  # collective: the full buffer a device holds
+    group: tuple[int, ...] = ()  # collective: the devices of one group
+    hidden: bool = False  # collective: under way while others compute
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The rows of a program, and the loops whose trips could not be read, which count once."""
+
+    rows: tuple[Row, ...]
+    unread: tuple[str, ...]
+
+
+def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
+    """The rows of a module's text.
+
+    Args:
+      layers, of: a loop of `layers` trips that the program wrote itself stands for `of` of them.
+    """
+    module = parse(text)
+    rows: list[Row] = []
+    unread: list[str] = []
+    scale = of / layers
+
+    def walk(computation: str, times: float, carried: loops.Carried, outer: bool) -> None:
+        for one in module.computations[computation].values():
+            if one.operation == "while":
+                trips = loops.trips(module, one, computation, carried)
+                if math.isnan(trips):
+                    unread.append(one.name)
+                    trips = 1.0
+                layer = outer and trips == layers and one.label.endswith("/while")
+                body = one.called("body")[0]
+                inner = loops.kept(module, body, loops.carried_by(module, one, computation, carried))
+                walk(body, times * trips * (scale if layer else 1.0), inner, outer and not layer)
+            elif one.operation in ("call", "conditional"):
+                for name in one.called():
+                    walk(name, times, {}, outer)
+            elif found := row(module, computation, one, times):
+                rows.append(found)
+
+    walk(module.entry, 1.0, {}, True)
+    return Schedule(tuple(rows), tuple(unread))
+
+
+def row(module: Module, computation: str, one: Instruction, times: float) -> Row | None:
+    """The row of an instruction; None for what takes no time of its own (tuples, constants, ends of transfers)."""
+    if one.operation == "custom-call":
+        return _kernel(module, computation, one, times)
+    base = _STEPS.sub("", one.operation)
+    if one.operation.endswith("-done") or one.name.startswith("async-collective-done"):
+        return None
+    if base in hlo.KINDS:
+        return _collective(one, one, times, one.operation != base)
+    inside = list(_inside(module, one))
+    dots = [_product(module, name, dot) for name, dot in inside if dot.operation in DOTS]
+    moved = next((dot for _, dot in inside if _STEPS.sub("", dot.operation) in hlo.KINDS), None)
+    if dots:
+        products = tuple(dot for dot in dots if dot) if all(dots) else ()
+        return Row(one.name, "matmul", times, one.cycles, one.label, traffic(module, computation, one), products)
+    if moved is not None:
+        return _collective(one, moved, times, "async" in one.name + " ".join(one.called()))
+    if math.isnan(one.cycles) or one.operation.endswith("-start"):
+        return None
+    return Row(one.name, "other", times, one.cycles, one.label, traffic(module, computation, one))
+
+
+def _inside(module: Module, one: Instruction, computation: str = "") -> Iterator[tuple[str, Instruction]]:
+    """The instructions of a fusion, of fusions in it too, each with the computation it stands in."""
+    yield computation, one
+    if one.operation in ("fusion", "async-start"):
+        for name in one.called():
+            for inner in module.computations.get(name, {}).values():
+                yield from _inside(module, inner, name)
+
+
+def _arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
+    return [(kind, tuple(int(s) for s in sizes.split(",") if s)) for kind, sizes in _ELEMENTS.findall(shape)]
+
+
+def _product(module: Module, computation: str, dot: Instruction) -> Product | None:
+    """m, n and k of a product from the sizes of both sides and of the result, whatever axes the compiler gave them.
+
+    |lhs| = m k, |rhs| = k n and |out| = m n, so m = sqrt(|lhs| |out| / |rhs|), and so on. None for a product over
+    batches, whose sizes give no whole numbers.
+    """
+    around = module.computations.get(computation, {})
+    shapes = [*(around[name].shape for name in dot.operands[:2] if name in around), dot.shape]
+    arrays = [found[0] for shape in shapes if (found := _arrays(shape))]
+    if len(arrays) != 3 or not all(math.prod(size) for _, size in arrays):
+        return None
+    left, right, out = (math.prod(size) for _, size in arrays)
+    m, n, k = (math.sqrt(a * b / c) for a, b, c in ((left, out, right), (right, out, left), (left, right, out)))
+    if any(abs(size - round(size)) > 1e-6 * size for size in (m, n, k)):
+        return None
+    return Product(round(m), round(n), round(k), (arrays[0][0], arrays[1][0], arrays[2][0]))
+
+
+def _collective(one: Instruction, moved: Instruction, times: float, hidden: bool) -> Row:
+    """The row of a collective; `moved` is the collective itself where `one` is a fusion round it."""
+    kind = hlo.KINDS[_STEPS.sub("", moved.operation)]
+    arrays = hlo.shape_bytes(moved.shape)
+    if moved.operation.endswith("-start") and len(arrays) > 1 and kind != "all_reduce":
+        arrays = hlo.results(arrays)
+    group = hlo.first_group(moved.rest)
+    payload = sum(arrays) * (max(len(group), 1) if kind == "reduce_scatter" else 1)
+    if kind == "all_reduce" and "scatter" in " ".join(one.called()):  # summed, and each keeps its part alone
+        kind = "reduce_scatter"
+    return Row(
+        one.name, "collective", times, math.nan, one.label or moved.label,
+        collective=kind, bytes=payload, group=group, hidden=hidden,
+    )  # fmt: skip
+
+
+def _kernel(module: Module, computation: str, one: Instruction, times: float) -> Row | None:
+    """The row of a kernel of attention, whose queries are its first operand of floats with heads.
+
+    A batch of one sequence may have lost its axis.
+    """
+    found = _KERNEL.search(one.name) or _KERNEL.search(one.label)
+    if not found:
+        return None if math.isnan(one.cycles) else Row(one.name, "other", times, one.cycles, one.label)
+    around = module.computations[computation]
+    given = [array for name in one.operands if name in around for array in _arrays(around[name].shape)]
+    shape = next(size for kind, size in given if "f" in kind and len(size) >= 3)
+    whole = (math.prod(shape[:-3]), *shape[-3:])
+    return Row(one.name, "attention", times, math.nan, one.label, kernel=found[1], shape=whole)

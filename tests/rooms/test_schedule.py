@@ -1,0 +1,84 @@
+"""The schedule of a compiled TPU module as it is read: instructions, loops, products, collectives, bytes."""
+
+from pathlib import Path
+
+import pytest
+
+from coopt.measure import hlo
+from coopt.measure.modules import parse
+from coopt.measure.schedule import Product, schedule
+from coopt.measure.traffic import main_bytes
+
+# As the compiler writes it: a layer loop of the program, in it a loop of a product and its gather that counts by two,
+# a kernel whose attributes go over lines that begin with braces, collectives in the open and one under way.
+TEXT = (Path(__file__).parent.parent / "data" / "schedule.hlo").read_text()
+
+
+def found(**more):
+    return {row.name: row for row in schedule(TEXT, **more).rows}
+
+
+def test_loops_go_round_as_their_conditions_and_steps_say():
+    rows = found()
+    assert schedule(TEXT).unread == ()
+    assert rows["slice_fusion"].times == 4  # i < 4 by 1
+    assert rows["fusion.8"].times == 4 * 4  # i < 8 by 2, the two carried in the loop's tuple
+    assert rows["copy.1"].times == 1
+
+
+def test_a_layer_loop_stands_for_all_layers_and_no_other_loop_does():
+    rows = found(layers=4, of=32)
+    assert rows["slice_fusion"].times == 32 and rows["fusion.8"].times == 32 * 4 and rows["copy.1"].times == 1
+
+
+def test_a_loop_that_cannot_be_read_is_named():
+    damaged = TEXT.replace("constant(4)\n  ROOT %lt.7", "custom-call()\n  ROOT %lt.7")
+    assert damaged != TEXT and schedule(damaged).unread == ("while.1",)
+
+
+def test_attributes_over_several_lines_lose_nothing_after_them():
+    body = parse(TEXT).computations["layer_body"]
+    assert list(body)[-1] == "tuple.61" and "while.6" in body
+    kernel = found()["splash_mha_fwd_residuals.3"]
+    assert (kernel.kind, kernel.kernel, kernel.shape, kernel.times) == ("attention", "fwd", (2, 8, 2048, 128), 4)
+
+
+def test_products_are_read_from_sizes():
+    row = found()["fusion.8"]
+    assert row.kind == "matmul" and row.cycles == 1000
+    assert row.products == (Product(64, 128, 256, ("bf16", "bf16", "bf16")),)
+
+
+def test_an_estimate_that_is_no_number_is_none():
+    assert "unknown" not in found()
+
+
+def test_collectives_in_the_open_and_under_way():
+    rows = found()
+    gathered, permuted, scattered = (rows[n] for n in ("gathered", "collective-permute-start.1", "scattered"))
+    assert (gathered.collective, gathered.group, gathered.hidden) == ("all_gather", (0, 2, 4, 6), False)
+    assert gathered.bytes == 4 * 256 * 512 * 2
+    assert (permuted.collective, permuted.hidden, permuted.bytes) == ("p2p", True, 256 * 128 * 2)
+    assert (scattered.collective, len(scattered.group), scattered.bytes) == ("reduce_scatter", 4, 64 * 128 * 2)
+
+
+def test_bytes_of_main_memory_alone_and_of_slices():
+    rows = found()
+    assert rows["fusion.8"].traffic == (256 * 128 + 64 * 128) * 2  # x lies on the core
+    assert rows["slice_fusion"].traffic == 2 * 256 * 128 * 2  # one of four slices read, and written
+    assert main_bytes("(f32[2]{0}, f32[4]{0:T(128)S(1)})") == 8
+
+
+@pytest.mark.parametrize(
+    "line,group",
+    [
+        ("replica_groups=mesh['x'=2,'y'=4] {'y'}", (0, 1, 2, 3)),
+        ("replica_groups=mesh['x'=2,'y'=4] {'x'}", (0, 4)),
+        ("replica_groups=mesh['x'=8] {'x':(1)2}", (0, 4)),
+        ("replica_groups=mesh['x'=8] {'x':(4)2}", (0, 1)),
+        ("replica_groups=[8,2]<=[16]", (0, 1)),
+    ],
+)
+def test_the_first_group_of_a_collective(line, group):
+    assert hlo.first_group(line) == group
+    assert hlo.group_size(line) == len(group)

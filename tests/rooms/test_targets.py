@@ -1,0 +1,185 @@
+"""`coopt measure --on`: targets by name, what is refused, and seconds from a compiler's cycles by each rule."""
+
+import importlib.util
+import math
+import sys
+
+import pytest
+
+from coopt.commands.parse import parse
+from coopt.measure import topology
+from coopt.problems import Refused
+from coopt.spec import load
+from coopt.study import cycles, targets, timing
+
+MINI = """\
+kind: model
+name: mini
+title: a model that compiles in a second
+sources: {test: {title: a test, date: 2026-01-01}}
+source: test
+d_model: 64
+vocab: 256
+tied: no
+norm: rms
+context: 64
+layers:
+  - {count: 2, heads: 4, kv_heads: 2, head_dim: 16, d_ff: 128, gated: yes, mixer: full, feedforward: dense}
+"""
+
+
+def refusal(function, *arguments, **more) -> str:
+    with pytest.raises(Refused) as caught:
+        function(*arguments, **more)
+    return str(caught.value)
+
+
+def test_targets_by_name():
+    assert targets.resolved("cpu:8") == ("cpu:8", {})
+    assert targets.resolved("tpu:v5p:8x8x16:2") == ("tpu:v5p:8x8x16:2", {"profile": "tpu-v5p"})
+    assert targets.resolved("tpu:7x:2x2x1")[1] == {"profile": "tpu-v7x"}
+    name, chip = targets.resolved("gpu:h100:4x2x8")
+    assert name == "gpu:4x2x8" and chip["gpu"]["core_count"] == 132
+    assert targets.devices("gpu:4x2x8") == 64
+
+
+@pytest.mark.parametrize("on", ["tpu", "cpu:0", "tpu:v5p", "gpu:", "cuda:1x1x1", "local:2"])
+def test_an_unknown_target_says_how_one_is_written(on):
+    assert "tpu:v5p:8x8x16" in refusal(targets.resolved, on)
+
+
+def test_an_unknown_topology_lists_the_known_ones():
+    said = refusal(topology.acquire, "tpu:v5e:5x5")
+    assert "2x4" in said and "16x16" in said and "5x5" in said
+    assert "multiples of 4" in refusal(topology.acquire, "tpu:v5p:3x3x3")
+    assert "smallest first" in refusal(topology.acquire, "tpu:v5p:8x4x4")
+    assert "v6e" in refusal(topology.acquire, "tpu:v9:2x2")
+
+
+def test_a_missing_extra_names_the_install_line(monkeypatch):
+    real = importlib.util.find_spec
+    absent = ("libtpu", "jax_cuda13_plugin")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else real(name, *a))
+    assert "pip install 'coopt[tpu]'" in refusal(topology.acquire, "tpu:v5e:2x2")
+    assert "pip install 'coopt[cuda]'" in refusal(topology.acquire, "gpu:1x1x1")
+
+
+def test_a_gpu_is_written_from_its_profile_and_a_change_shows():
+    _, h100 = targets.resolved("gpu:h100-sxm")
+    text = topology.gpu_configuration(h100["gpu"])
+    for line in ("core_count: 132", "fpus_per_core: 128", "device_memory_size: 85899345920", "major: 9 minor: 0"):
+        assert line in text, text
+    twice = topology.gpu_configuration({**h100["gpu"], "device_memory_size": 2 * 85899345920})
+    assert "device_memory_size: 171798691840" in twice
+
+
+def test_a_profile_that_lacks_what_a_compiler_wants_names_every_field():
+    said = refusal(targets.resolved, "gpu:mi300x")
+    assert "microarch.compute_capability" in said and "microarch.vector_units" in said
+
+
+def options(tmp_path, *typed):
+    (tmp_path / "mini.yaml").write_text(MINI)
+    return parse(["measure", f"--model={tmp_path / 'mini.yaml'}", *typed])
+
+
+def test_a_layout_that_does_not_divide_says_which_axis(tmp_path):
+    asked = options(tmp_path, "--on=cpu:8", "--layout=tp=8", "--seq_len=64")
+    said = refusal(timing.measure, asked)
+    assert "heads" in said and "8" in said
+
+
+def test_eight_devices_that_are_not_there(tmp_path):
+    document = timing.measure(options(tmp_path, "--on=cpu:8", "--layout=tp=2,dp=4", "--seq_len=64"))
+    (block,) = document["blocks"]
+    assert block["outcome"] == "ok" and block["kind"] == "none" and block["chips"] == 8
+    both = block["phases"]["forward_backward"]
+    assert both["time"] is None and both["flops"] > 0 and both["memory"]["total"] > 0
+    assert {one["kind"] for one in both["collectives"]} == {"all_reduce"}
+    assert {one["group"] for one in both["collectives"]} == {2, 4}
+    from coopt.report.measured import shown
+
+    assert "Compiled for cpu:8" in shown(document) and "all reduce" in shown(document)
+
+
+def test_a_model_is_needed():
+    assert "--model" in refusal(timing.measure, parse(["measure", "--on=cpu:8"]))
+
+
+RATES = cycles.Rates(clock=1e9, peak=1e14, bandwidth=1e12, link=5e10)
+ROWS = [
+    {"name": "a", "kind": "matmul", "times": 2.0, "cycles": 4e6, "alone": 3e6, "traffic": 1e6, "flops": 1e9},
+    {"name": "b", "kind": "matmul", "times": 1.0, "cycles": 4e6, "alone": 1e6, "traffic": 1.6e9, "flops": 1e9},
+    {"name": "c", "kind": "matmul", "times": 1.0, "cycles": 5e6, "alone": None, "traffic": 1e6, "flops": 0.0},
+    {"name": "d", "kind": "other", "times": 1.0, "cycles": 3e6, "traffic": 8e8},
+    {"name": "e", "kind": "attention", "times": 1.0, "kernel": "fwd", "shape": [2, 8, 2048, 128]},
+    {"name": "f", "kind": "collective", "times": 3.0, "collective": "all_reduce", "bytes": 1e9, "size": 4, "axes": 1,
+     "hidden": False},
+    {"name": "g", "kind": "collective", "times": 1.0, "collective": "all_gather", "bytes": 1e9, "size": 4, "axes": 2,
+     "hidden": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rule,matmul,other,replaced",
+    [
+        ("raw", 8e-3 + 4e-3 + 5e-3, 3e-3, 0),
+        ("alone", 6e-3 + 1e-3 + 5e-3, 3e-3, 2),
+        ("streams", 6e-3 + 2e-3 + 5e-3, 1e-3, 3),
+    ],
+)
+def test_rules_take_the_place_of_estimates(rule, matmul, other, replaced):
+    priced = cycles.price({"rows": ROWS}, RATES, rule=rule)
+    assert priced.parts["matmul"] == pytest.approx(matmul)
+    assert priced.parts["other"] == pytest.approx(other)
+    assert priced.replaced == replaced and priced.fusions == 3
+    assert priced.time == pytest.approx(sum(priced.parts.values()))
+    assert priced.time == pytest.approx(sum(r["seconds"] for r in priced.rows if not r.get("hidden")))
+
+
+def test_collectives_by_links_and_the_hidden_ones_beside():
+    priced = cycles.price({"rows": ROWS}, RATES)
+    assert priced.parts["collective"] == pytest.approx(3 * 2 * 1e9 * 3 / 4 / (2 * 5e10))
+    assert priced.hidden == pytest.approx(1e9 * 3 / 4 / (4 * 5e10))
+
+
+def test_attention_is_the_tiles_it_visits_at_half_the_peak():
+    flops = 2 * 2 * 2 * 8 * 2048**2 * 128 * 0.625
+    assert cycles.price({"rows": ROWS}, RATES).parts["attention"] == pytest.approx(flops / 5e13)
+    assert cycles.attention("dkv", (2, 8, 2048, 128)) == pytest.approx(2 * flops)
+    assert cycles.attention("fwd", (1, 1, 256, 128)) == 4 * 256**2 * 128
+
+
+def test_rates_of_every_tpu_that_can_be_compiled_for():
+    """Clock times the multiplies a clock is the peak: what turns cycles into seconds is consistent with the profile."""
+    for name, multiplies in {
+        "v4": 8 * 128**2,
+        "v5e": 4 * 128**2,
+        "v5p": 8 * 128**2,
+        "v6e": 4 * 256**2,
+        "v7x": 8 * 256**2,
+    }.items():
+        found = cycles.rates(f"tpu-{name}")
+        assert found.clock * multiplies * 2 == pytest.approx(found.peak, rel=0.01)
+        total = load.profile("chip", f"tpu-{name}").fields.links.scale_up.value
+        assert 0.85 < found.link * (4 if name in ("v5e", "v6e") else 6) / total < 0.95
+    assert cycles.rates("tpu-v4", devices_a_chip=2).peak == cycles.rates("tpu-v4").peak / 2
+
+
+def test_a_profile_without_a_clock_cannot_turn_cycles_into_seconds():
+    assert "links.each" in refusal(cycles.rates, "h100-sxm")
+
+
+def test_memory_that_is_not_enough_is_an_outcome(tmp_path):
+    (tmp_path / "small.yaml").write_text(MINI)
+    asked = options(tmp_path, "--on=cpu:2", "--layout=dp=2", "--seq_len=64")
+    target, chip = targets.resolved("cpu:2")
+    model, layout, _ = targets._asked(asked, target, chip)
+    (job,) = targets._jobs(asked, model, layout, target, chip)
+    from coopt import workers
+    from coopt.study import bench
+
+    with workers.process(preload=bench.PRELOAD) as executor:
+        outcome = executor.run(bench.JOB, {**job, "memory": 1000.0}, deadline_s=120.0)
+    assert outcome.status == "infeasible-memory" and outcome.wanted > outcome.available == 1000.0
+    assert math.isfinite(outcome.wanted) and sys.version_info >= (3, 11)
