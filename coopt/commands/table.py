@@ -51,6 +51,7 @@ FLAGS = {
     "global_batch": Flag("sequences in a step, over all chips", "WHOLE"),
     "tokens": Flag("tokens of the whole run, for its loss, days and dollars", "NUMBER"),
     "stack": Flag("the software stack's name or file: generic, jax, megatron"),
+    "gradients": Flag("what each rate of the machine is worth, and how much of it is enough", ""),
     # searching
     "measure": Flag("how many shortlisted blocks to compile and time here; 0: none", "WHOLE"),
     "objective": Flag("what the ranking is by"),
@@ -105,7 +106,7 @@ COMMANDS = {
     "explain": Command(
         "price one design, row by row, with bounds and memory",
         "coopt.study.verbs:explain",
-        flags=("model", "hardware", "chips", "layout", *WORKLOAD),
+        flags=("model", "hardware", "chips", "layout", *WORKLOAD, "gradients"),
         required=("model", "hardware"),
         example="coopt explain --model=llama3-70b --hardware=dgx-h100 --chips=1024 --layout=tp=8,pp=4",
     ),
