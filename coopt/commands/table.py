@@ -53,6 +53,7 @@ FLAGS = {
     "watts": Flag("hold each chip to so many W: clock and voltage follow", "NUMBER"),
     "stack": Flag("the software stack's name or file: generic, jax, megatron"),
     "step_time": Flag("what a step of the run took, with its unit: '8.9 s', '412 ms'"),
+    "gradients": Flag("what each rate of the machine is worth, and how much of it is enough", ""),
     # searching
     "measure": Flag("how many shortlisted blocks to compile and time here; 0: none", "WHOLE"),
     "objective": Flag("what the ranking is by"),
@@ -122,7 +123,7 @@ COMMANDS = {
     "explain": Command(
         "price one design, row by row, with bounds and memory",
         "coopt.study.verbs:explain",
-        flags=("model", "hardware", "chips", "layout", *WORKLOAD, "watts"),
+        flags=("model", "hardware", "chips", "layout", *WORKLOAD, "watts", "gradients"),
         required=("model", "hardware"),
         example="coopt explain --model=llama3-70b --hardware=dgx-h100 --chips=1024 --layout=tp=8,pp=4",
     ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coopt.report import words
+from coopt.report import wishes, words
 from coopt.report.grid import Column, Grid, bare, grid
-from coopt.report.page import Fact, Page, Section, around, evidence, pairs, said
+from coopt.report.page import Fact, Page, Section, around, evidence, said
 
 VERDICTS = {
     "fits": "it fits",
@@ -180,8 +180,7 @@ def page(document: Mapping[str, Any]) -> Page:
     limits = table_of_limits(document)
     work = words.mapped(document.get("workload"))
     about = ", ".join(f"{words.plain(k)} {said(v)}" for k, v in work.items())
-    sensitive = document.get("elasticities")
-    slopes = (pairs("Elasticities of the step time", sensitive, heads=("rate", "% for +1%")),) if sensitive else ()
+    asked = words.mapped(document.get("gradients"))
     return Page(
         kicker="coopt explain",
         title=design(document),
@@ -196,7 +195,7 @@ def page(document: Mapping[str, Any]) -> Page:
             ),
             breakdown,
             held,
-            *((Section(name="slopes", title="What would make it faster", grids=slopes),) if slopes else ()),
+            *((Section(name="slopes", title="What would make it faster", grids=wishes.grids(asked)),) if asked else ()),
             evidence(document),
         ),
     )
@@ -206,4 +205,5 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     """The tables of a terminal."""
     limits = table_of_limits(document)
     shown = (table_of_rows(document), table_of_memory(document))
-    return (*shown, *((limits,) if limits.rows else ()))
+    asked = words.mapped(document.get("gradients"))
+    return (*shown, *((limits,) if limits.rows else ()), *(wishes.grids(asked) if asked else ()))

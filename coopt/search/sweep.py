@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -132,7 +133,7 @@ def _run(job: _Job, *, workers: int, keep: int, progress) -> _Tally:
             if progress is not None:
                 progress(state.done, total)
 
-    def work(device: jax.Device) -> None:
+    def work(device: Any) -> None:
         with jax.enable_x64(True), jax.default_device(device):
             while not stop.is_set():
                 with turn:

@@ -18,7 +18,8 @@ from coopt.cost.explain import plain
 from coopt.cost.quality import Z90
 from coopt.ops import count
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import TYPES, VERDICTS, Cost, Hardware
+from coopt.search.elasticity import called
+from coopt.spec.nouns import VERDICTS, Cost, Hardware
 from coopt.study.designs import Design
 from coopt.study.evidence import UNKNOWN_SIGMA, card
 
@@ -136,7 +137,7 @@ def rates(hardware: Hardware) -> dict[str, float]:
     """Every number of a machine that a step time can depend on, by name; infinite and unknown ones left out."""
     told = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(hardware):
-        name = _words(jax.tree_util.keystr(path), hardware)
+        name = called(path, hardware)
         if np.isfinite(leaf) and not name.startswith(_IDLE):
             told[name] = float(leaf)
     return told
@@ -162,18 +163,6 @@ _IDLE = (
 _SIZES = (" size", "cores", "tile_m", "tile_n", "tile_k", " axes", "jitter", "overhead")  # not a rate one can turn
 
 
-def _words(key: str, hardware: Hardware) -> str:
-    """A leaf's path for people: `.tiers[0].bandwidth` as `nvlink bandwidth`, `.peak[2]` as `peak bf16`."""
-    key = key.lstrip(".")
-    head, _, rest = key.partition("[")
-    if not rest:
-        return key
-    position, _, field = rest.partition("]")
-    if head == "tiers":
-        return f"{hardware.tiers[int(position)].name} {field.lstrip('.')}"
-    return f"{head} {TYPES[int(position)]}"
-
-
 def _between(a: Hardware, b: Hardware, names: Sequence[str], at: np.ndarray) -> Hardware:
     """Machines on the straight path from a to b, geometric where both numbers are positive; leaves `(n,)`."""
     values_b = {key: leaf for key, leaf in jax.tree_util.tree_leaves_with_path(b)}
@@ -181,7 +170,7 @@ def _between(a: Hardware, b: Hardware, names: Sequence[str], at: np.ndarray) -> 
 
     def mix(path, leaf):
         other = by_key[jax.tree_util.keystr(path)]
-        share = at[names.index(n)] if (n := _words(jax.tree_util.keystr(path), a)) in names else None
+        share = at[names.index(n)] if (n := called(path, a)) in names else None
         if share is None or leaf == other:
             return np.broadcast_to(np.asarray(leaf, float), at.shape[1:])
         if leaf > 0 and other > 0:
@@ -217,7 +206,7 @@ def _values(b: Design, a: Design) -> list[float]:
     leaves = {jax.tree_util.keystr(p): float(v) for p, v in jax.tree_util.tree_leaves_with_path(b.hardware)}
     told = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(a.hardware):
-        name = _words(jax.tree_util.keystr(path), a.hardware)
+        name = called(path, a.hardware)
         if np.isfinite(leaf) and not name.startswith(_IDLE):
             told.append(leaves[jax.tree_util.keystr(path)])
     return told
@@ -250,7 +239,7 @@ def flips(a: Design, b: Design) -> list[dict[str, Any]]:
     told = []
     leaves = jax.tree_util.tree_leaves_with_path(b.hardware)
     for path, leaf in leaves:
-        name = _words(jax.tree_util.keystr(path), b.hardware)
+        name = called(path, b.hardware)
         if not np.isfinite(leaf) or leaf <= 0 or name.startswith(_IDLE) or name.endswith(_SIZES):
             continue
         machine = jax.tree_util.tree_map_with_path(lambda p, v, path=path: v * factors if p == path else v, b.hardware)

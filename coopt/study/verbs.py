@@ -19,6 +19,10 @@ def explain(options: Any) -> dict[str, Any]:
     told = priced(one.model, one.layout, one.workload, one.hardware)
     phase = one.workload.train
     told["workload"] = {"kind": "train", "seq_len": int(phase.seq_len), "global_batch": int(phase.batch)}
+    if options.gradients:
+        from coopt.study.wishes import gradients
+
+        told["gradients"] = gradients(one)
     return told | card(one, told["step_time"])
 
 

@@ -102,7 +102,7 @@ ELEMENTS = {
     *("svg desc g path defs use clippath rect text tspan".split()),
 }
 DATA_KEYS = ("rejected", "versions", "by_hardware", "by_source", "by_kind", "skipped", "memory", "shadow_prices",
-             "capex_by_quarter", "elasticities", "workload", "host")  # fmt: skip
+             "capex_by_quarter", "workload", "host")  # fmt: skip
 
 
 def load(name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from coopt.cost import estimate
 from coopt.cost.roofline import root_sum
 from coopt.ops import count
+from coopt.search.elasticity import elasticities as taped
 from coopt.spec.nouns import Hardware, Layout
 from coopt.tree import replace
 from tests.laws.strategies import SHAPES, Case, cases
@@ -63,6 +64,17 @@ def test_euler(drawn, shape):
     for tier in slope.tiers:
         total = total + tier.bandwidth - tier.latency
     np.testing.assert_allclose(total, -1.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", ["llama", "mixed"])
+def test_the_tape_backwards_is_jax(drawn, shape):
+    """Two differentiators of one expression: the recorded tape in NumPy, and jax's own."""
+    one, slope = drawn[shape]
+    for position in range(0, N, 40):
+        alone = one.at(position)
+        ops = count(alone.model, alone.layout, alone.workload)
+        said = jax.tree.leaves(taped(ops, alone.hardware))
+        np.testing.assert_allclose(said, [leaf[position] for leaf in jax.tree.leaves(slope)], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", ["llama", "mixed"])

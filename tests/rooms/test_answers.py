@@ -13,6 +13,7 @@ from coopt.study import tables
 from coopt.study.compared import compare
 from coopt.study.designs import design, parse
 from coopt.study.evidence import card, measurements
+from coopt.study.wishes import gradients
 from coopt.tree import replace
 
 H100, B200 = "llama3-70b@dgx-h100:1024/tp=8,pp=4", "llama3-70b@dgx-b200:1024/tp=8,pp=2"
@@ -33,6 +34,26 @@ def test_rows_add_to_the_step(text):
     assert math.fsum(row["time"] for row in document["rows"]) == pytest.approx(document["step_time"], rel=1e-9)
     assert all({"name", "time", "busy", "flops", "bytes", "bound"} <= row.keys() for row in document["rows"])
     assert {"bubble", "overhead", "stragglers"} <= {row["name"] for row in document["rows"]}
+    json.dumps(document, allow_nan=False)
+
+
+def test_gradients_are_a_wish_list():
+    """Euler's identity, a tooth that is marked, and a rate that is enough by its own definition."""
+    one = parse(H100)
+    document = gradients(one)
+    assert document["euler"] == pytest.approx(-1.0, abs=1e-9)
+    rows = {row["name"]: row for row in document["elasticities"]}
+    assert rows["peak bf16"]["step_time"] < rows["nvlink bandwidth"]["step_time"] < 0.0
+    assert rows["dollars_hour"]["dollars_per_token"] == pytest.approx(1.0)
+    assert rows["nvlink size"]["tooth"] and not rows["bandwidth"]["tooth"]  # tp = 8 fills the domain exactly
+    ops = count(one.model, one.layout, one.workload)
+    for wish in document["wishes"]:
+        if wish["name"] == "bandwidth":
+            some, all_of_it = (
+                float(estimate(ops, replace(one.hardware, bandwidth=rate)).step_time) for rate in (wish["enough"], 1e30)
+            )
+            assert some == pytest.approx(1.05 * all_of_it, rel=1e-5)
+    assert {wish["name"] for wish in document["wishes"]} >= {"peak bf16", "bandwidth", "infiniband bandwidth"}
     json.dumps(document, allow_nan=False)
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from coopt.cost import estimate
+from coopt.ops import count
 from coopt.problems import Refused
 from coopt.search.describe import space_from
-from coopt.search.elasticity import changes, elasticities
+from coopt.search.elasticity import changes, elasticities, enough
 from coopt.search.layouts import divisors, layout_space
 from coopt.search.nearest import nearest
 from coopt.search.price import Score
@@ -25,6 +27,7 @@ from coopt.search.space import (
     candidate,
     digits,
     flat,
+    get,
     index,
     lattice,
     lattice_leaves,
@@ -306,28 +309,51 @@ def test_the_shipped_space_is_a_million_candidates_and_every_shape_in_it_is_whol
     assert found.feasible > 1000 and found.evaluated == size(one)
 
 
-@pytest.mark.slow
-def test_elasticities_are_finite_differences():
-    """Exact by autodiff and equal to central differences on the rates; all rates less all times add to -1."""
-    from coopt.ops import count
+def layouts_to_differentiate():
+    """A dense model over two tiers, and a mixture with a pipeline and experts apart."""
+    yield gpt(), replace(Candidate().layout, tp=4.0, pp=2.0, dp=2.0, zero=3.0, fsdp=2.0)
+    experts = gpt(feedforward="moe", experts=8.0, top_k=2.0, d_expert=1024.0)
+    yield experts, replace(Candidate().layout, pp=2.0, dp=8.0, ep=8.0, vpp=2.0, recompute=2.0)
 
-    layout = candidate(layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={"tp": [4], "pp": [2]}), 0).layout
-    ops = count(gpt(), layout, training(2048.0, 64.0))
-    hardware = machine(hide_tensor=0.2)
+
+@pytest.mark.parametrize("which", [0, 1], ids=["dense", "mixture"])
+def test_elasticities_are_finite_differences(which):
+    """Exact by reading the tape backwards and equal to central differences; all rates less all times add to -1."""
+    model, layout = list(layouts_to_differentiate())[which]
+    ops, hardware = count(model, layout, training(2048.0, 64.0)), machine(hide_tensor=0.2)
+    for objective in ("step_time", "memory"):
+        exact = elasticities(ops, hardware, objective=objective)
+        up, down = (changes(ops, hardware, by=by, objective=objective) for by in (1e-5, -1e-5))
+        difference = jax.tree.map(lambda a, b: (a - b) / 2e-5, up, down)
+        kink = "tiers.0.size"  # a group fills it exactly: a little less and it spills over
+        exact, difference = (put(one, {kink: 0.0}) for one in (exact, difference))
+        np.testing.assert_allclose(jax.tree.leaves(exact), jax.tree.leaves(difference), atol=2e-5)
     exact = elasticities(ops, hardware)
-    up, down = changes(ops, hardware, by=1e-5), changes(ops, hardware, by=-1e-5)
-    for rate in ("bandwidth", "stream", "vector", "kernel", "hide_tensor"):
-        difference = (getattr(up, rate) - getattr(down, rate)) / 2e-5
-        assert getattr(exact, rate) == pytest.approx(difference, abs=2e-5), rate
     assert exact.peak[2] < 0 and exact.peak[0] == 0.0 and exact.dollars_hour == 0.0
-    rates = exact.vector + exact.bandwidth + sum(exact.peak) + sum(tier.bandwidth for tier in exact.tiers)
+    rates = exact.bandwidth + sum(exact.peak) + sum(tier.bandwidth for tier in exact.tiers)
     times = exact.kernel + exact.dispatch + sum(tier.latency for tier in exact.tiers)
-    assert rates - times == pytest.approx(-1.0, abs=1e-6)
+    assert rates - times == pytest.approx(-1.0, abs=1e-9)
+
+
+def test_enough_of_a_rate_is_where_the_rest_is_worth_little():
+    """At the factor found the step is within five percent of that of an unlimited rate; a little below it is not."""
+    model, layout = next(layouts_to_differentiate())
+    ops, hardware = count(model, layout, training(2048.0, 64.0)), machine()
+    paths = ["peak.2", "bandwidth", "tiers.0.bandwidth", "peak.0"]
+
+    def step(path, factor):
+        return float(estimate(ops, put(hardware, {path: get(hardware, path) * factor})).step_time)
+
+    found = enough(ops, hardware, paths, within=0.05)
+    for path, (factor, gain) in zip(paths[:3], found[:3], strict=True):
+        least = step(path, 1e8)
+        assert gain == pytest.approx(1 - least / step(path, 1.0), rel=1e-6)
+        assert step(path, factor) == pytest.approx(1.05 * least, rel=1e-5)
+    assert all(gain > 0.0 for _, gain in found[:3])
+    assert found[3] == (0.0, 0.0)  # a type that the recipe does not use
 
 
 def test_changes_need_no_derivative():
-    from coopt.ops import count
-
     work = training(2048.0, 64.0)
     layout = replace(Candidate().layout, tp=4.0, dp=4.0)
     ops = count(gpt(), layout, work)
