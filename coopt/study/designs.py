@@ -62,7 +62,7 @@ def design(
     )
     shape = attempt(lambda: load.model(model, path=path, **inside.get("model", {})))
     if machine is not None and watts is not None:
-        machine = attempt(lambda: capped(machine, watts, path=path))
+        machine = attempt(lambda bare=machine: capped(bare, watts, path=path))
     cut = None
     if machine is not None and shape is not None:
         text = ",".join(part for part in (layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items())) if part)
