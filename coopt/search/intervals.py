@@ -39,7 +39,7 @@ def bounding(program: Straight, root: Mapping[tuple[int, int], Pair]) -> Boundin
     Raises:
       Refused: an operation that no rule is known for.
     """
-    pairs: list[Pair] = [tuple(np.atleast_1d(np.float64(end)) for end in root[one]) for one in program.inputs]
+    pairs: list[Pair] = [(np.atleast_1d(root[one][0]), np.atleast_1d(root[one][1])) for one in program.inputs]
     pairs += [(np.atleast_1d(one), np.atleast_1d(one)) for one in program.constants]
     loose = [bool(np.isnan(low).any()) for low, _ in pairs]  # may be NaN for some candidate
     truths, rules = program.truths(), []

@@ -149,7 +149,7 @@ class Herd:
         best, space = self.digits[fits][:keep], task.space
         live = np.isfinite(self.achieved).any(axis=0)
         seconds = time.perf_counter() - began
-        unknown = tuple(name for name, known in zip(task.names, live, strict=False) if not known)
+        unknown = tuple(name for number, name in enumerate(task.names[: task.objectives]) if not live[number])
         return Result(
             objectives=task.names[: task.objectives], evaluated=self.priced,
             feasible=self.priced - sum(self.census.values()), rejected=dict(self.census.most_common()), unknown=unknown,
@@ -165,7 +165,7 @@ class Herd:
         verdict, *found = (np.broadcast_to(one, len(digits)) for one in run(self.program, leaves))
         values = np.stack(found, axis=1).astype(np.float64)
         worse = np.where(verdict > 0.5, 1.0 + len(task.limits), 0.0)
-        codes, counts = np.unique(verdict[verdict > 0.5], return_counts=True)
+        codes, counts = np.unique(verdict[np.asarray(verdict > 0.5)], return_counts=True)
         self.census.update({VERDICTS[int(code)]: int(count) for code, count in zip(codes, counts, strict=True)})
         for position, most in task.limits:
             over, fits = values[:, position], worse == 0
