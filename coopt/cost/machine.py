@@ -30,7 +30,8 @@ def joules(hardware: Hardware, *, chips: Leaf, step_time: Leaf, computing: Leaf)
     not known.
     """
     around = hardware.watts_all_in - hardware.watts
-    return chips * (around * step_time + hardware.watts_idle * (step_time - computing) + hardware.watts * computing)
+    rise = hardware.watts - hardware.watts_idle
+    return chips * ((around + hardware.watts_idle) * step_time + rise * computing)
 
 
 def dollars(hardware: Hardware, *, chips: Leaf, step_time: Leaf) -> Leaf:

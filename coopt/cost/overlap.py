@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coopt.spec.nouns import Hardware, Leaf, Row
 from coopt.tree import struct
-from coopt.xp import at_least, maximum, minimum
+from coopt.xp import at_least, maximum
 
 COMPUTE = ("matmul", "attention", "elementwise", "gather")
 
@@ -42,8 +42,18 @@ def waiting(hardware: Hardware, rows: tuple[Row, ...], scope: str, busy: Leaf) -
 
 
 def shows(time: Leaf, share: Leaf, window: Leaf) -> Leaf:
-    """Seconds of communication that compute cannot hide: at most a share of it, and no more than the window."""
-    return time - minimum(share * time, window)
+    """Seconds of communication that compute cannot hide: at most a share of it, and no more than the window.
+
+        time - min(share time, window) = max((1 - share) time, time - window)
+
+    The second form is never negative whatever is known of `time`: bounds over many candidates stay tight.
+    """
+    return maximum((1.0 - share) * time, time - window)
+
+
+def left(time: Leaf, share: Leaf, window: Leaf) -> Leaf:
+    """Seconds of the window that are left for others to hide behind: window - min(share time, window)."""
+    return maximum(window - share * time, 0.0)
 
 
 def ratio(part: Leaf, whole: Leaf) -> Leaf:
@@ -63,11 +73,11 @@ def layer_time(hardware: Hardware, rows: tuple[Row, ...], busy: tuple[Leaf, ...]
     data = total(rows, busy, "layer", groups=("data",))
     host = total(rows, busy, "layer", groups=("host",))
     dispatch = waiting(hardware, rows, "layer", compute)
-    shown_tensor = shows(tensor, hardware.hide_tensor, compute + dispatch)
-    window = compute + dispatch - (tensor - shown_tensor)
+    window = compute + dispatch
+    shown_tensor = shows(tensor, hardware.hide_tensor, window)
+    window = left(tensor, hardware.hide_tensor, window)
     shown_data = shows(data, hardware.hide_data, window)
-    window = window - (data - shown_data)
-    shown_host = shows(host, hardware.hide_data, window)
+    shown_host = shows(host, hardware.hide_data, left(data, hardware.hide_data, window))
     return Layer(
         compute=compute,
         dispatch=dispatch,

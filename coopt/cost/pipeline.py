@@ -43,6 +43,8 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer)
     middle = where(ops.stages > 2.5, ops.layers_middle * layer.time + send, 0.0)
     slowest = maximum(first, maximum(middle, last))
     whole = ops.layers * layer.time + ends["first"] + ends["last"] + ops.stages * send
+    # The slowest stage is no quicker than the mean one: no news of one layout, a tight bound on a box of many.
+    pace = maximum(slowest, whole / ops.stages)
     keep = where(ops.schedule > 1.5, ZERO_BUBBLE, 1.0)
     bubble = where(single, 0.0, maximum(whole - slowest, 0.0)) * keep / ops.chunks
     # Which stage is the slowest decides whose rows show.
@@ -52,7 +54,7 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer)
     m = ops.micro_batches
     on_first, on_last = m * where(at_first, 1.0, 0.0), m * where(at_last, 1.0, 0.0)
     return Pipeline(
-        time=m * slowest + bubble,
+        time=m * pace + bubble,
         bubble=bubble,
         layers=m * layers,
         first=on_first,

@@ -152,7 +152,7 @@ def verdict(model: Model, layout: Layout, phase: Phase) -> Leaf:
 
     def odd(whole: Leaf, part: Leaf) -> Leaf:
         """True where `part` does not divide `whole`."""
-        return abs(whole / part - floor(whole / part + 0.5)) > 1e-4
+        return whole / part - floor(whole / part + 1e-4) > 1e-4
 
     tp, cp, pp, dp = layout.tp, layout.cp, layout.pp, layout.dp
     micro_batches = phase.batch / (dp * layout.micro_batch)
@@ -176,5 +176,5 @@ def verdict(model: Model, layout: Layout, phase: Phase) -> Leaf:
 def _interleaving_fails(pp: Leaf, vpp: Leaf, micro_batches: Leaf) -> Leaf:
     """Interleaving needs a pipeline, and whole rounds of pp micro-batches."""
     rounds = micro_batches / pp
-    ragged = abs(rounds - floor(rounds + 0.5)) > 1e-4
+    ragged = rounds - floor(rounds + 1e-4) > 1e-4
     return where(vpp > 1.5, logical_or(pp < 1.5, ragged), False)

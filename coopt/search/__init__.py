@@ -1,5 +1,8 @@
 """Spaces, and the sweep that prices all of one: pure, and nothing above the cost expression is known here."""
 
+from coopt.search.beyond import beyond as beyond
+from coopt.search.bound import Bounded as Bounded
+from coopt.search.certificate import certificate as certificate
 from coopt.search.describe import space_from as space_from
 from coopt.search.elasticity import changes as changes
 from coopt.search.elasticity import elasticities as elasticities
@@ -8,6 +11,7 @@ from coopt.search.nearest import nearest as nearest
 from coopt.search.pareto import front as front
 from coopt.search.price import OBJECTIVES as OBJECTIVES
 from coopt.search.price import price as price
+from coopt.search.refine import refine as refine
 from coopt.search.space import Axis as Axis
 from coopt.search.space import Candidate as Candidate
 from coopt.search.space import Space as Space

@@ -1,0 +1,300 @@
+"""Bound and prune: the best candidate of a space too large to price, with proof, or with the gap that is left.
+
+A box is a range of choices on each axis. Interval arithmetic on the one expression gives what no candidate in it can
+beat, or shows that none of them can run; the boxes with the most promising bounds are split first, each along the axis
+that raises the bounds of its halves most, and what cannot beat the best candidate found is closed. The boxes that were
+closed without being split are the proof (`certificate.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from coopt.search.exact import Task
+from coopt.search.intervals import Bounding, bounding, bounds
+from coopt.search.ranges import Ranges
+from coopt.search.scaled import Powers, exponents, scaled
+from coopt.search.straight import Straight, run, straight, trace
+from coopt.spec.nouns import VERDICTS
+
+TOLERANCE = 1e-9  # relative: what is better by less is not looked for
+ROUND = 256  # boxes split at a time
+LEAF = 8  # candidates of a box that are priced one by one
+CHUNK = 4096  # boxes bounded, or candidates priced, at a time
+BETTER = 0.1  # what the better half of a split counts beside the worse
+OPEN, SPLIT, CLOSED, PRICED = range(4)  # what became of a box
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Boxed:
+    """A space made ready: its program in both forms, its rules, and the ranges of its axes."""
+
+    task: Task
+    program: Straight  # results: verdict, objective, limits
+    powers: tuple[Powers, ...]
+    made: Bounding  # of both forms: one result more, the objective again
+    ranges: tuple[Ranges, ...]
+
+
+@dataclasses.dataclass(eq=False)
+class Tree:
+    """Boxes in the order in which they came to be; arrays grow, the first `many` rows are in use."""
+
+    nodes: np.ndarray  # (boxes, axes): the range on each axis
+    state: np.ndarray
+    least: np.ndarray  # what no candidate in it is below; infinite where none can run
+    reason: np.ndarray  # why none can: a code into `reasons`, 0 where there are several
+    axis: np.ndarray  # of its split
+    left: np.ndarray  # the box with the lower half; the other follows it
+    many: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bounded:
+    """What was found: the `digits` of the best candidate and its value, and what no candidate can be below."""
+
+    boxed: Boxed
+    tree: Tree
+    digits: tuple[int, ...] | None  # None: nothing that runs was found
+    value: float
+    least: float
+    bounded: int  # boxes looked at
+    priced: int  # candidates priced
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """The share of its value by which a candidate not seen could be better; 0: proved, to TOLERANCE."""
+        if self.digits is None:
+            return 0.0 if self.least == math.inf else math.inf
+        gap = (self.value - self.least) / abs(self.value)
+        return gap if gap > 1.01 * TOLERANCE else 0.0
+
+
+def reasons(task: Task) -> tuple[str, ...]:
+    """What `Tree.reason` counts: several reasons, the verdicts, and each limit, unknown or above."""
+    limits = [task.names[position] for position, _ in task.limits]
+    return ("several", *VERDICTS[1:], *(f"{name}{why}" for name in limits for why in (" unknown", " above limit")))
+
+
+def closed(found: Bounded) -> int:
+    """How many candidates are proved not to run, or not to keep to the limits: a Python integer of any length."""
+    return sum(removed(found).values())
+
+
+def removed(found: Bounded) -> dict[str, int]:
+    """How many candidates each reason is proved to rule out, most first; `several` where a box has more than one."""
+    tree, ranges, why = found.tree, found.boxed.ranges, reasons(found.boxed.task)
+    counts: dict[str, int] = {}
+    for box in np.flatnonzero(tree.state[: tree.many] == CLOSED):
+        many = math.prod(int(one.high[node] - one.low[node]) for one, node in zip(ranges, tree.nodes[box], strict=True))
+        reason = why[int(tree.reason[box])]
+        counts[reason] = counts.get(reason, 0) + many
+    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+
+
+def boxed(task: Task, digits: Sequence[int]) -> Boxed:
+    """A space made ready for bounds; `digits` is a good candidate, at which the second form is tightest."""
+    space = task.space
+    program = straight(space, task.expression, task.names)
+    columns = [one.values for one in space.axes]
+    place = {(axis, field): columns[axis][digits[axis], field] for axis, field in program.inputs}
+    positive = [bool((columns[axis][:, field] > 0).all()) for axis, field in program.inputs]
+    powers = exponents(program, trace(program, place), positive)
+    both, products = scaled(program, powers, [one.values.shape[1] for one in space.axes])
+    for axis, product in products:
+        column = math.prod(space.axes[axis].values[:, field] ** exponent for field, exponent in product)
+        columns[axis] = np.column_stack([columns[axis], column])
+    ranges = tuple(Ranges(column, columns=one.values.shape[1]) for column, one in zip(columns, space.axes, strict=True))
+    root = {(axis, field): (ranges[axis].least[0, field], ranges[axis].most[0, field]) for axis, field in both.inputs}
+    return Boxed(task=task, program=program, powers=powers, made=bounding(both, root), ranges=ranges)
+
+
+def least(boxed: Boxed, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What no candidate of each box is below, and why none of them can run where that is infinite."""
+    found, why = np.empty(len(nodes)), np.zeros(len(nodes), dtype=np.int16)
+    for low in range(0, len(nodes), CHUNK):
+        part, place = nodes[low : low + CHUNK], slice(low, low + CHUNK)
+        leaves = {
+            (axis, field): (
+                boxed.ranges[axis].least[part[:, axis], field],
+                boxed.ranges[axis].most[part[:, axis], field],
+            )
+            for axis, field in boxed.made.program.inputs
+        }
+        (no, yes), objective, *limits, again = bounds(boxed.made, leaves)
+        why[place] = np.where(no == yes, no, 0.0)
+        bound = np.where(np.asarray(no) > 0.5, np.inf, np.fmax(objective[0], again[0]))
+        for number, (position, most) in enumerate(boxed.task.limits):
+            value = (objective, *limits)[position][0]
+            closed = ~(value <= most) & (bound < np.inf)  # NaN: not known for any candidate
+            why[place] = np.where(closed, len(VERDICTS) + 2 * number + (value == value), why[place])
+            bound = np.where(closed, np.inf, bound)
+        found[place] = np.where(np.isnan(bound), np.inf, bound)
+    return found, why
+
+
+def price(boxed: Boxed, digits: np.ndarray) -> np.ndarray:
+    """The objective of candidates by their digits `(n, axes)`; infinite where they cannot run."""
+    found, axes = np.empty(len(digits)), boxed.task.space.axes
+    for low in range(0, len(digits), CHUNK):
+        part = digits[low : low + CHUNK]
+        leaves = {(axis, field): axes[axis].values[part[:, axis], field] for axis, field in boxed.program.inputs}
+        verdict, *values = run(boxed.program, leaves)
+        fits = np.asarray(verdict) < 0.5
+        for position, most in boxed.task.limits:
+            fits = fits & (values[position] <= most)
+        found[low : low + CHUNK] = np.where(fits & np.isfinite(values[0]), values[0], np.inf)
+    return found
+
+
+def search(
+    task: Task,
+    start: np.ndarray,
+    *,
+    seconds: float = math.inf,
+    boxes: int = 1_000_000,
+    seed: int = 0,
+    progress: Callable[[float, float], None] | None = None,
+) -> Bounded:
+    """The best candidate of a space, or the best found when `seconds` or `boxes` are spent, and the gap that is left.
+
+    `start` `(n, axes)` are digits of candidates to begin with, the best first. The same seed, space and start give the
+    same boxes, unless it is time that stops them.
+    """
+    began, rng = time.perf_counter(), np.random.default_rng(seed)
+    made = boxed(task, start[0])
+    front = _Front(made, np.asarray(start))
+    while front.open(seconds - (time.perf_counter() - began), boxes):
+        front.split(rng)
+        if progress is not None:
+            progress(front.value, front.least())
+    return Bounded(
+        boxed=made, tree=front.tree, digits=front.best or None, value=front.value, least=front.least(),
+        bounded=front.bounded, priced=front.priced, seconds=time.perf_counter() - began,
+    )  # fmt: skip
+
+
+class _Front:
+    """The search while it runs: the tree, the boxes still open, the best candidate."""
+
+    def __init__(self, boxed: Boxed, start: np.ndarray):
+        self.boxed, axes = boxed, len(boxed.ranges)
+        self.tree = Tree(
+            nodes=np.zeros((1024, axes), dtype=np.int32), state=np.zeros(1024, dtype=np.int8), least=np.zeros(1024),
+            reason=np.zeros(1024, dtype=np.int16), axis=np.zeros(1024, dtype=np.int16),
+            left=np.zeros(1024, dtype=np.int64),
+        )  # fmt: skip
+        self.value, self.best, self.bounded, self.priced = math.inf, (), 1, 0
+        self.price(start)
+        root = np.zeros((1, axes), dtype=np.int32)
+        self.waiting = self.add(root, *least(boxed, root))
+
+    @property
+    def goal(self) -> float:
+        """A box whose bound is not below this is closed."""
+        return self.value - TOLERANCE * abs(self.value) if self.value < math.inf else math.inf
+
+    def open(self, seconds: float, boxes: int) -> bool:
+        """True while there is something to split, and the means to."""
+        self.waiting = self.waiting[self.tree.least[self.waiting] < self.goal]
+        return len(self.waiting) > 0 and seconds > 0 and self.tree.many < boxes
+
+    def least(self) -> float:
+        """What no candidate of the space is below."""
+        return float(self.tree.least[self.waiting].min(initial=self.goal))
+
+    def split(self, rng: np.random.Generator) -> None:
+        """The most promising boxes: small ones are priced, the others split."""
+        ids = self._first(ROUND)
+        low, long = self._extents(self.tree.nodes[ids])
+        self.price(self._digits(low + (rng.random(low.shape) * long).astype(np.int64)))
+        small = long.prod(axis=1, dtype=np.float64) <= LEAF
+        self._price_all(ids[small], low[small], long[small])
+        if not small.all():
+            self._halve(ids[~small], long[~small])
+
+    def add(self, nodes: np.ndarray, least: np.ndarray, reason: np.ndarray) -> np.ndarray:
+        """New boxes, by number."""
+        tree, many = self.tree, self.tree.many
+        while many + len(nodes) > len(tree.state):
+            for name in ("nodes", "state", "least", "reason", "axis", "left"):
+                old = getattr(tree, name)
+                setattr(tree, name, np.concatenate((old, np.zeros_like(old))))
+        tree.many = many + len(nodes)
+        place = slice(many, tree.many)
+        tree.nodes[place], tree.least[place], tree.reason[place] = nodes, least, reason
+        tree.state[place] = np.where(least < math.inf, OPEN, CLOSED)
+        return np.arange(many, tree.many)
+
+    def price(self, digits: np.ndarray) -> np.ndarray:
+        """Objectives of some candidates; the best of them may be the best of all."""
+        values = price(self.boxed, digits)
+        self.priced += len(digits)
+        if len(values) and values.min() < self.value:
+            self.value, self.best = float(values.min()), tuple(map(int, digits[values.argmin()]))
+        return values
+
+    def _first(self, many: int) -> np.ndarray:
+        """The open boxes with the smallest bounds, by bound and number; they wait no longer."""
+        bounds = self.tree.least[self.waiting]
+        if len(bounds) > many:
+            edge = np.partition(bounds, many - 1)[many - 1]
+            candidates = np.flatnonzero(bounds <= edge)
+            chosen = candidates[np.argsort(bounds[candidates], kind="stable")[:many]]
+        else:
+            chosen = np.arange(len(bounds))
+        ids = self.waiting[chosen]
+        self.waiting = np.delete(self.waiting, chosen)
+        return ids
+
+    def _extents(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first place and the number of choices on each axis."""
+        ranges = self.boxed.ranges
+        low = np.stack([one.low[nodes[:, axis]] for axis, one in enumerate(ranges)], axis=1)
+        high = np.stack([one.high[nodes[:, axis]] for axis, one in enumerate(ranges)], axis=1)
+        return low, high - low
+
+    def _digits(self, places: np.ndarray) -> np.ndarray:
+        """Places on the ranges' axes as digits of the space."""
+        return np.stack([one.order[places[:, axis]] for axis, one in enumerate(self.boxed.ranges)], axis=1)
+
+    def _price_all(self, ids: np.ndarray, low: np.ndarray, long: np.ndarray) -> None:
+        """Every candidate of small boxes."""
+        if not len(ids):
+            return
+        sizes = long.prod(axis=1)
+        rest = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        places = np.repeat(low, sizes, axis=0)
+        for axis in range(long.shape[1] - 1, -1, -1):
+            rest, digit = np.divmod(rest, np.repeat(long[:, axis], sizes))
+            places[:, axis] += digit
+        self.price(self._digits(places))
+        self.tree.state[ids] = PRICED
+
+    def _halve(self, ids: np.ndarray, long: np.ndarray) -> None:
+        """Both halves of every box along every axis are bounded; the axis that gains most becomes its split."""
+        tree, ranges = self.tree, self.boxed.ranges
+        box, axis = np.nonzero(long > 1)
+        parents = tree.nodes[ids[box]]
+        halves = np.repeat(parents, 2, axis=0)
+        for number, one in enumerate(ranges):
+            here = np.flatnonzero(axis == number)
+            lower = one.halves(parents[here, number])
+            halves[2 * here, number], halves[2 * here + 1, number] = lower, lower + 1
+        found, why = least(self.boxed, halves)
+        self.bounded += len(halves)
+        found = np.maximum(found, np.repeat(tree.least[ids[box]], 2))
+        known = np.minimum(found, self.goal if self.goal < math.inf else found[np.isfinite(found)].max(initial=1.0))
+        pair = np.sort(known.reshape(-1, 2), axis=1)
+        order = np.lexsort((-pair[:, 0] - BETTER * pair[:, 1], box))
+        chosen = order[np.concatenate(([True], np.diff(box[order]) != 0))]
+        pairs = np.stack((2 * chosen, 2 * chosen + 1), axis=1).reshape(-1)
+        children = self.add(halves[pairs], found[pairs], why[pairs])
+        tree.state[ids], tree.axis[ids], tree.left[ids] = SPLIT, axis[chosen], children[::2]
+        self.waiting = np.concatenate((self.waiting, children[tree.least[children] < self.goal]))

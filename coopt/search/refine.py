@@ -1,0 +1,249 @@
+"""Refinement: good candidates, and a front, of a space too large to enumerate, by evolution and by gradients.
+
+Candidates are rows of digits priced flat, thousands at a time, through the recorded expression: nothing to compile, so
+the first are known at once. Evolution crosses and mutates; gradients pull fields that are numbers toward where the
+objective falls, through the jitted expression, and are snapped to choices; at the end every axis is walked from end to
+end at the best candidates until nothing improves. Nothing is proved here: `bound.py` does that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coopt.search.exact import Task
+from coopt.search.pareto import front, graded
+from coopt.search.price import Expression, price
+from coopt.search.space import Space, index, size
+from coopt.search.straight import Straight, run, straight
+from coopt.search.sweep import FRONT, Ranked, Result
+from coopt.spec.nouns import VERDICTS, Hardware, Law
+from coopt.tree import replace
+
+POPULATION = 2048
+GENERATIONS = 80
+STARTS = 16  # candidates that gradients, and the walk along axes, begin at
+STEPS = 40  # of a gradient descent
+WALK = 4096  # choices of an axis that are looked at in a walk; of longer axes the nearest
+ARCHIVE = 4096  # points of the front that are kept while it grows
+
+
+def task_of(
+    space: Space, hardware: Hardware | None, *, law: Law | None, objectives: Sequence[str],
+    limits: Mapping[str, float] | None, expression: Expression,
+) -> Task:  # fmt: skip
+    """What is priced, as sweeps have it: machine and law attached, names of objectives before those of limits."""
+    attached = {name: tree for name, tree in (("hardware", hardware), ("law", law)) if tree is not None}
+    base = jax.tree.map(np.float64, replace(space.base, **attached))
+    names = (*objectives, *(name for name in limits or {} if name not in objectives))
+    bounds = tuple((names.index(name), float(most)) for name, most in (limits or {}).items())
+    return Task(space=dataclasses.replace(space, base=base), expression=expression, names=names,
+                objectives=len(objectives), limits=bounds, block=1, lead=len(space.axes))  # fmt: skip
+
+
+def refine(
+    space: Space,
+    hardware: Hardware | None = None,
+    *,
+    law: Law | None = None,
+    objectives: Sequence[str] = FRONT,
+    limits: Mapping[str, float] | None = None,
+    keep: int = 32,
+    seed: int = 0,
+    generations: int = GENERATIONS,
+    seconds: float = math.inf,
+    gradients: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    expression: Expression = price,
+) -> Result:
+    """The best candidates that evolution and gradients find, and the front of all that were priced on the way.
+
+    As `sweep`, for a space of any size: `evaluated` counts what was priced, `rejected` why some of that was not
+    feasible. The same seed gives the same answer, unless `seconds` cut it short. Indices are Python integers.
+    """
+    began = time.perf_counter()
+    task = task_of(space, hardware, law=law, objectives=objectives, limits=limits, expression=expression)
+    herd = Herd(task, seed)
+    for number in range(generations):
+        herd.breed()
+        if progress is not None:
+            progress(number + 1, generations)
+        if time.perf_counter() - began > seconds:
+            break
+    if gradients and time.perf_counter() - began < seconds:
+        herd.meet(descend(task, herd.program, herd.digits[:STARTS]))
+    herd.walk()
+    return herd.result(keep, began)
+
+
+class Herd:
+    """Candidates of one search, the best first, and what is remembered of all that were priced."""
+
+    def __init__(self, task: Task, seed: int):
+        self.task, self.rng = task, np.random.default_rng(seed)
+        self.program = straight(task.space, task.expression, task.names)
+        self.sizes = np.array([len(one) for one in task.space.axes])
+        self.census: Counter[str] = Counter()
+        self.digits, self.values = np.empty((0, len(self.sizes)), dtype=np.int64), np.empty((0, len(task.names)))
+        self.worse = np.empty(0)
+        self.points, self.achieved = self.digits, np.empty((0, task.objectives))
+        self.priced = 0
+        if size(task.space) <= POPULATION:
+            every = np.stack(np.unravel_index(np.arange(size(task.space)), self.sizes), axis=1)
+            self.meet(every)
+        else:
+            self.meet((self.rng.random((POPULATION, len(self.sizes))) * self.sizes).astype(np.int64))
+
+    def breed(self) -> None:
+        """One generation: parents of better rank, uniform crossover, steps along axes with heavy tails."""
+        many, axes = POPULATION, len(self.sizes)
+        one, other, third = (self.rng.integers(0, len(self.digits), many) for _ in range(3))
+        mother, father = self.digits[np.minimum(one, other)], self.digits[third]  # they stand in order of rank
+        children = np.where(self.rng.random((many, axes)) < 0.3, father, mother)
+        near = children + np.rint(self.rng.standard_cauchy((many, axes)) * np.maximum(0.02 * self.sizes, 1.0)).clip(
+            -1e9, 1e9
+        ).astype(np.int64)
+        far = (self.rng.random((many, axes)) * self.sizes).astype(np.int64)
+        moved = np.where(self.rng.random((many, axes)) < 0.5, near.clip(0, self.sizes - 1), far)
+        self.meet(np.where(self.rng.random((many, axes)) < 1.5 / axes, moved, children))
+
+    def meet(self, digits: np.ndarray) -> None:
+        """Prices newcomers; the best of them and of those before stay."""
+        if not len(digits):
+            return
+        values, worse = self._priced(digits)
+        digits, values = np.concatenate((self.digits, digits)), np.concatenate((self.values, values))
+        worse = np.concatenate((self.worse, worse))
+        _, first = np.unique(digits, axis=0, return_index=True)
+        first.sort()
+        key = np.where(worse[first] > 0, np.inf, values[first, 0])
+        order = first[np.lexsort((first, key, worse[first]))][:POPULATION]
+        self.digits, self.values, self.worse = digits[order], values[order], worse[order]
+
+    def walk(self) -> None:
+        """Every choice of every axis at the best candidates, again and again until nothing improves."""
+        while True:
+            before = self.digits[0].copy()
+            steps = []
+            for place in self.digits[:STARTS]:
+                for axis, length in enumerate(self.sizes):
+                    low = int(np.clip(place[axis] - WALK // 2, 0, max(length - WALK, 0)))
+                    line = np.repeat(place[None], min(length, WALK), axis=0)
+                    line[:, axis] = np.arange(low, low + len(line))
+                    steps.append(line)
+            for line in np.array_split(np.concatenate(steps), -(-sum(map(len, steps)) // (4 * POPULATION))):
+                self.meet(line)
+            if (self.digits[0] == before).all():
+                return
+
+    def result(self, keep: int, began: float) -> Result:
+        """What was found, as a sweep has it."""
+        task, fits = self.task, self.worse == 0
+        best, space = self.digits[fits][:keep], task.space
+        live = np.isfinite(self.achieved).any(axis=0)
+        seconds = time.perf_counter() - began
+        unknown = tuple(name for number, name in enumerate(task.names[: task.objectives]) if not live[number])
+        return Result(
+            objectives=task.names[: task.objectives], evaluated=self.priced,
+            feasible=self.priced - sum(self.census.values()), rejected=dict(self.census.most_common()), unknown=unknown,
+            top=Ranked(indices=_indices(space, best), values=self.values[fits][:keep, : task.objectives]),
+            pareto=Ranked(indices=_indices(space, self.points), values=self.achieved), seconds=seconds,
+            candidates_per_second=self.priced / seconds,
+        )  # fmt: skip
+
+    def _priced(self, digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values `(n, names)` and by how much each candidate is out of bounds, 0 where it is feasible."""
+        space, task = self.task.space, self.task
+        leaves = {(axis, field): space.axes[axis].values[digits[:, axis], field] for axis, field in self.program.inputs}
+        verdict, *found = (np.broadcast_to(one, len(digits)) for one in run(self.program, leaves))
+        values = np.stack(found, axis=1).astype(np.float64)
+        worse = np.where(verdict > 0.5, 1.0 + len(task.limits), 0.0)
+        codes, counts = np.unique(verdict[np.asarray(verdict > 0.5)], return_counts=True)
+        self.census.update({VERDICTS[int(code)]: int(count) for code, count in zip(codes, counts, strict=True)})
+        for position, most in task.limits:
+            over, fits = values[:, position], worse == 0
+            with np.errstate(all="ignore"):
+                excess = np.where(np.isnan(over), 1.0, np.clip((over - most) / abs(most), 0.0, 1.0))
+            for why, where in (("unknown", np.isnan(over)), ("above limit", excess > 0)):
+                self.census[f"{task.names[position]} {why}"] += int(
+                    (where & fits & ~(np.isnan(over) & (why[0] == "a"))).sum()
+                )
+            worse = worse + excess
+        lost = (worse == 0) & ~np.isfinite(values[:, 0])
+        self.census[f"{task.names[0]} unknown"] += int(lost.sum())
+        worse = np.where(lost, np.inf, worse)
+        self.census += Counter()  # drops reasons that were never met
+        self.priced += len(digits)
+        self._achieve(digits[worse == 0], values[worse == 0, : task.objectives])
+        return values, worse
+
+    def _achieve(self, digits: np.ndarray, values: np.ndarray) -> None:
+        """The front of all feasible candidates so far; an objective that is never known is left out."""
+        values = np.where(np.isfinite(values), values, np.inf)
+        digits, values = np.concatenate((self.points, digits)), np.concatenate((self.achieved, values))
+        live = np.isfinite(values).any(axis=0)
+        kept = front(graded(values[:, live])) if len(values) else np.empty(0, dtype=np.int64)
+        if len(kept) > ARCHIVE:
+            kept = kept[np.argsort(values[kept, 0], kind="stable")[np.linspace(0, len(kept) - 1, ARCHIVE).astype(int)]]
+        self.points, self.achieved = digits[kept], values[kept]
+
+
+def descend(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
+    """Candidates that gradients lead to from some others: digits on both sides of where each field wants to be.
+
+    Fields of axes with one field and three choices or more move as logarithms (zero and below: as they are) within
+    their ends, by normalised steps that shrink; a limit that is passed pulls back. Verdicts have no slope and are left
+    to the pricing of what comes out.
+    """
+    axes = task.space.axes
+    moving = [one for one in program.inputs if axes[one[0]].values.shape[1] == 1 and len(axes[one[0]]) > 2]
+    if not moving:
+        return digits[:0]
+    columns = {one: axes[one[0]].values[:, 0] for one in moving}
+    ends = np.array([(column.min(), column.max()) for column in columns.values()])
+    fixed = {one: axes[one[0]].values[digits[:, one[0]], one[1]] for one in program.inputs if one not in columns}
+    at = np.stack([columns[one][digits[:, one[0]]] for one in moving], axis=1)
+    with jax.enable_x64(True):
+        slope = jax.jit(jax.grad(lambda at, fixed: _height(task, program, moving, at, fixed)))
+        scale = ends[:, 1] - ends[:, 0]
+        for step in range(STEPS):
+            pull = np.nan_to_num(np.asarray(slope(at, fixed)), posinf=0.0, neginf=0.0) * scale
+            length = np.linalg.norm(pull, axis=1, keepdims=True)
+            at = np.clip(at - 0.2 * 0.9**step * scale * pull / np.maximum(length, 1e-30), ends[:, 0], ends[:, 1])
+    found = []
+    for side in (-1, 0, 1):
+        snapped = digits.copy()
+        for number, one in enumerate(moving):
+            order = np.argsort(columns[one], kind="stable")
+            place = np.abs(columns[one][order] - at[:, number, None]).argmin(axis=1) + side
+            snapped[:, one[0]] = order[np.clip(place, 0, len(order) - 1)]
+        found.append(snapped)
+    return np.concatenate(found)
+
+
+def _height(task: Task, program: Straight, moving: Sequence[tuple[int, int]], at, fixed):
+    """The sum over candidates of the objective's logarithm, and of what passes a limit."""
+    leaves = {**fixed, **{one: at[:, number] for number, one in enumerate(moving)}}
+    values = [leaves[one] for one in program.inputs] + list(program.constants)
+    for name, operands in program.nodes:
+        values.append(getattr(jnp, name)(*(values[place] for place in operands)))
+    objective, *_ = results = [values[place] for place in program.results[1:]]
+    total = jnp.log(jnp.maximum(objective, 1e-300))
+    for position, most in task.limits:
+        over = jnp.where(jnp.isnan(results[position]), 0.0, results[position] / most - 1.0)
+        total = total + 100.0 * jnp.maximum(over, 0.0)
+    return jnp.sum(total)
+
+
+def _indices(space: Space, digits: np.ndarray) -> np.ndarray:
+    """Indices of candidates, Python integers of any length."""
+    found = np.empty(len(digits), dtype=object)
+    found[:] = [index(space, one) for one in digits]
+    return found

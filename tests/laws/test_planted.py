@@ -1,0 +1,73 @@
+"""Planted optima: whatever searches, the winner is the one that was put there, and brute force agrees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coopt.search import bound
+from coopt.search.price import Score
+from coopt.search.refine import refine, task_of
+from coopt.search.space import Axis, Candidate, Space, all_digits, axis, digits, flat, index, product, size
+from coopt.search.sweep import sweep
+from coopt.spec.nouns import Hardware
+from coopt.xp import ceil, log, logical_and, maximum, sqrt, where
+
+SIZES = (13, 11, 9, 8)  # 10,296 candidates: more than are priced at random to begin with
+FIELDS = ("tp", "pp", "micro_batch", "vpp")
+
+
+def landscape(candidate: Candidate, names: tuple[str, ...]) -> Score:
+    """A bowl with ripples, a wall and a limit, around the place that the machine's fields name.
+
+    Off the place every choice adds; a decoy with a smaller bowl lies behind the wall, where nothing runs.
+    """
+    layout, at = candidate.layout, candidate.hardware
+    assert at is not None
+    place = (layout.tp, layout.pp, layout.micro_batch, layout.vpp)
+    to = (at.cache, at.cores, at.depth, at.kernel)
+    weights = (at.margin, at.stream, at.bandwidth, at.vector)
+    bowl = 1.0
+    for x, y, weight in zip(place, to, weights, strict=True):
+        off = abs(x - y)
+        bowl = bowl + weight * off * off + where(off > 0.5, 0.5 + sqrt(off) + 0.3 * log(1.0 + off), 0.0)
+    decoy = logical_and(abs(layout.tp - at.memory) < 0.5, abs(layout.pp - at.reserved) < 0.5)
+    value = where(decoy, 0.01 * bowl, bowl) * (1.0 + 0.1 * (ceil(layout.vpp / 3.0) - ceil(at.kernel / 3.0)) ** 2)
+    return Score(verdict=where(decoy, 1.0, 0.0), objectives=(value, maximum(layout.tp * layout.pp, 1.0)))
+
+
+def planted(seed: int) -> tuple[Space, Hardware, tuple[int, ...], float]:
+    """A space, a machine that names the place, the digits of the optimum, and a limit that it just keeps to."""
+    rng = np.random.default_rng(seed)
+    best = rng.integers(0, SIZES)
+    decoy = (best[:2] + rng.integers(1, 6, 2)) % SIZES[:2]
+    weights = 10.0 ** rng.uniform(-2, 1, 4)
+    machine = Hardware(cache=best[0] + 1.0, cores=best[1] + 1.0, depth=best[2] + 1.0, kernel=best[3] + 1.0,
+                       memory=decoy[0] + 1.0, reserved=decoy[1] + 1.0, margin=weights[0], stream=weights[1],
+                       bandwidth=weights[2], vector=weights[3])  # fmt: skip
+    axes = [axis(f, f"layout.{f}", np.arange(1, n + 1)) for f, n in zip(FIELDS, SIZES, strict=True)]
+    order = rng.permutation(4)  # and every axis in an order of its own
+    axes = [Axis(a.name, a.paths, a.values[rng.permutation(len(a))]) for a in (axes[i] for i in order)]
+    found = tuple(int(np.flatnonzero(a.values[:, 0] == best[i] + 1)[0]) for a, i in zip(axes, order, strict=True))
+    return product(axes, Candidate()), machine, found, float((best[0] + 1) * (best[1] + 1))
+
+
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 100))])
+def test_all_searches_find_the_planted_optimum(seed):
+    """Brute force, the sweep, bound and prune, evolution, gradients: one winner, 100 of 100."""
+    space, machine, best, least = planted(seed)
+    limits = {"product": least}
+    told = {"objectives": ("value", "product"), "limits": limits, "expression": landscape}
+    task = task_of(space, machine, law=None, **told)
+    score = landscape(flat(task.space, all_digits(space, np.arange(size(space)))), ("value", "product"))
+    value = np.where((score.verdict < 0.5) & (score.objectives[1] <= least), score.objectives[0], np.inf)
+    assert digits(space, int(value.argmin())) == best and (value == value.min()).sum() == 1
+    assert value.min() == pytest.approx(1.0)
+    swept = sweep(space, machine, keep=1, pareto=False, **told)
+    evolved = refine(space, machine, gradients=False, seed=seed, **told)
+    pulled = refine(space, machine, generations=0, seed=seed, **told)
+    proof = bound.search(task, np.zeros((1, 4), dtype=int))
+    assert [int(one.top.indices[0]) for one in (swept, evolved, pulled)] == [index(space, best)] * 3
+    assert proof.digits == best and proof.gap == 0.0
+    assert proof.value == swept.top.values[0, 0] == evolved.top.values[0, 0]
+    assert proof.bounded + proof.priced < size(space)
