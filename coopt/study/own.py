@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from coopt.spec.resolve import family_constants, stack_constants
 from coopt.store.files import write_whole
 from coopt.study import tables
 from coopt.study.emit import as_yaml
+from coopt.study.heldout import digest
 
 POSITIVE = (*rows.REQUIRED[1:], "cp", "ep", "vpp", "micro_batch")  # of a row, where given; the first is the chip
 MEASURED = ("measured_step_time_s", "measured_tokens_per_s_per_chip")
@@ -43,7 +43,7 @@ def fit(file: str, *, profile: str, out: str, date: str, stack: str | None = Non
     table, lines = rows.read(file), _lines(file)
     files = machine(profile, path=path)
     _refuse(file, table, lines, files.chip)
-    found, skipped = tables.designs(table, stack=stack, path=path, machine=profile)
+    found, skipped = tables.designs(table, stack=stack, path=path, on=profile)
     problems = [Problem(file, lines[at], "", hint=why) for at, why in skipped.items()]
     if not problems:
         problems = _unpriced(file, lines, found)
@@ -57,7 +57,7 @@ def fit(file: str, *, profile: str, out: str, date: str, stack: str | None = Non
     places = _places(Path(out), files.chip, {called[name]: one.stack for name, one in behind.items()})
     pooled = own.pool(designs, _starts(designs[0].hardware.family, files, behind))
     source = {
-        "title": f"{Path(file).name} (sha256 {_digest(file)[:16]}), {len(designs)} rows of measured steps",
+        "title": f"{Path(file).name} (sha256 {digest(Path(file))[:16]}), {len(designs)} rows of measured steps",
         "date": date,
     }
     written = [str(place) for place, base in places.items() if _write(place, base, pooled, source)]
@@ -69,8 +69,13 @@ def _called(designs: Sequence[rows.Design], stack: str | None) -> dict[str, str]
     words: dict[str, set[str]] = {}
     for one in designs:
         words.setdefault(one.hardware.stack, set()).add(stack or one.row.get("stack") or one.hardware.stack)
-    only = {known: fold(next(iter(said))) if len(said) == 1 else known for known, said in words.items()}
-    return {known: word if re.fullmatch("[a-z0-9][a-z0-9.-]*", word) else known for known, word in only.items()}
+    described = {fold(name) for name in load.names("stack")}
+    told = {}
+    for known, said in words.items():
+        word = fold(next(iter(said)))
+        new = len(said) == 1 and word not in described and re.fullmatch("[a-z0-9][a-z0-9.-]*", word)
+        told[known] = word if new else known
+    return told
 
 
 def _starts(family: str, files: Machine, behind: Mapping[str, Machine]) -> dict[Name, float]:
@@ -148,10 +153,6 @@ def _unpriced(file: str, lines: Sequence[int], found: Sequence[tuple[int, rows.D
 
 
 # ---------------------------------------------------------------- what is written, and what is told
-
-
-def _digest(file: str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def _places(out: Path, chip: Profile, stacks: Mapping[str, Profile]) -> dict[Path, Profile]:
