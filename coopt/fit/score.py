@@ -52,14 +52,14 @@ def errors(predicted: np.ndarray, measured: np.ndarray, weight: np.ndarray) -> d
     return {
         "rows": len(error),
         "mape": float(np.average(ape, weights=weight)),
-        "median_ape": _quantile(ape, weight, 0.5),
-        "p90_ape": _quantile(ape, weight, 0.9),
+        "median_ape": quantile(ape, weight, 0.5),
+        "p90_ape": quantile(ape, weight, 0.9),
         "max_ape": float(ape.max()),
         "bias": float(np.average(error, weights=weight)),
     }
 
 
-def _quantile(values: np.ndarray, weight: np.ndarray, share: float) -> float:
+def quantile(values: np.ndarray, weight: np.ndarray, share: float) -> float:
     """The weighted quantile: the smallest value with that share of the weight at or below it."""
     order = np.argsort(values)
     reached = np.cumsum(weight[order]) / weight.sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from coopt import units
@@ -49,12 +49,19 @@ def block(kind: str, whose: str, fitted: Mapping[Name, tuple[float, float, float
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str, *, rows: int, date: str, over: str, base: Path | None = None) -> None:
-    """Replaces the `fitted:` block of the profile at `base`, names the fit among its sources, and writes `path`."""
+def write(
+    path: Path, text: str, *, rows: int, date: str, over: str, chips: Sequence[str] = (), base: Path | None = None
+) -> None:
+    """Writes the profile at `base` to `path` with a new `fitted:` block, the fit among its sources, and its chips."""
     old = (base or path).read_text()
     source = f"  fit:\n    title: coopt fit over {over}, {rows} rows\n    date: {date}\n"
     old = re.sub(r"  fit:\n(?:    .*\n)+", "", old)
     old = re.sub(r"^sources:\n", "sources:\n" + source, old, count=1, flags=re.M)
+    if chips:
+        old = re.sub(r"^chips: .*\n", "", old, flags=re.M)
+        old = re.sub(
+            r"^((?:vendor|title): .*\n)(?!vendor)", rf"\1chips: [{', '.join(chips)}]\n", old, count=1, flags=re.M
+        )
     start = re.search(r"^fitted:.*\n(?:  .*\n)*", old, flags=re.M)
     new = old[: start.start()] + text + old[start.end() :] if start else old + text
     path.write_text(new)

@@ -58,6 +58,12 @@ def evidence(document: Mapping[str, Any], *, say: Any = words.seconds) -> Sectio
         ("fidelity", words.plain(document.get("fidelity"))),
         ("software stack", words.plain(document.get("stack"))),
     ]
+    moved = words.mapped(document.get("transfer"))
+    if moved:
+        said_of = f"{words.percent(moved.get('mape'))} (mean of {words.count(moved.get('rows'))} rows"
+        rows.append(
+            (f"error of {words.plain(moved.get('of'))} left out", f"{said_of}, {words.plain(moved.get('date'))})")
+        )
     if document.get("mfu_convention") is not None:
         rows.append(("FLOP convention", words.plain(document["mfu_convention"])))
     near = [_near(n if isinstance(n, Mapping) else {"id": n}) for n in words.listed(document.get("nearest"))]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coopt.report import words
-from coopt.report.grid import Column, Grid, grid
+from coopt.report.grid import Column, Grid, bare, grid
 from coopt.report.page import Fact, Page, Section, evidence, provenance
 
 SHOWN = 20  # lines of a slice; the largest ones
@@ -60,6 +60,40 @@ def ratios(document: Mapping[str, Any]) -> Grid:
     return grid("Ratios", heads, body, empty="no two rows differ in one thing alone")
 
 
+def reach(document: Mapping[str, Any]) -> Grid:
+    """Every figure beside its target: fitted on all rows, and held out, which is what the target is for."""
+    body = []
+    for line in words.listed(document.get("reach")):
+        line = words.mapped(line)
+        columns = ("" if line.get(key) is None else words.percent(line[key]) for key in ("fitted", "held_out"))
+        rows = "" if line.get("rows") is None else words.count(line["rows"])
+        body.append((words.plain(line.get("figure")), rows, *columns, words.plain(line.get("target")),
+                     words.plain(line.get("verdict"))))  # fmt: skip
+    heads = (Column("figure", words=True, width=40), Column("rows"), Column("fitted"), Column("held out"))
+    notes = ("held out: each row by constants fitted without its fold (source and model)",) if _held(document) else ()
+    return grid("What is to be reached", (*heads, Column("target"), Column("", words=True)), body, notes=notes)
+
+
+def _held(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    return words.mapped(document.get("held_out"))
+
+
+def left_out(document: Mapping[str, Any]) -> tuple[Grid, ...]:
+    """The errors of chips, and of families of chips, by constants fitted without any of their rows."""
+    held = words.mapped(document.get("left_out"))
+    told = []
+    for kind, name in (("chip", "Chips left out"), ("family", "Families left out")):
+        body = []
+        for whose, score in (*words.mapped(held.get(f"by_{kind}")).items(), ("all of them", held.get(kind))):
+            score = words.mapped(score)
+            errors = (words.percent(score.get("mape")), words.percent(score.get("median_ape")))
+            body.append((words.plain(whose), words.count(score.get("rows")), *errors, words.signed(score.get("bias"))))
+        heads = (Column(kind, words=True), Column("rows"), Column("mean error"), Column("median"), Column("bias"))
+        note = "priced by constants fitted without it, where its stack ran on another"
+        told.append(grid(name, heads, body, strong=len(body) - 1, notes=(note,)))
+    return tuple(told) if held else ()
+
+
 def ranking(document: Mapping[str, Any]) -> Grid:
     """Does the best predicted layout win when it is measured?"""
     held = words.mapped(document.get("ranking"))
@@ -105,6 +139,7 @@ def page(document: Mapping[str, Any]) -> Page:
         ),
         sections=(
             Section(name="scatter", title="Row by row", figures=("validation",)),
+            *_reached(document),
             Section(name="slices", title="Where it errs", grids=cut),
             Section(name="ranking", title="Does the right layout win?", grids=(ranking(document), *_told(document))),
             Section(name="skipped", title="What was not scored", grids=(skipped(document),)),
@@ -114,6 +149,12 @@ def page(document: Mapping[str, Any]) -> Page:
     )
 
 
+def _reached(document: Mapping[str, Any]) -> tuple[Section, ...]:
+    if not words.listed(document.get("reach")):
+        return ()
+    return (Section(name="reach", title="What is to be reached", grids=(bare(reach(document)), *left_out(document))),)
+
+
 def _told(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     return (ratios(document),) if words.mapped(document.get("ratios")) else ()
 
@@ -121,7 +162,9 @@ def _told(document: Mapping[str, Any]) -> tuple[Grid, ...]:
 def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     """The tables of a terminal."""
     cut = tuple(by(key, held) for key, held in slices(document) if key != "by_cell")
-    return (summary(document), *cut, ranking(document), *_told(document), skipped(document))
+    target = (reach(document),) if words.listed(document.get("reach")) else ()
+    rest = (*left_out(document), ranking(document), *_told(document), skipped(document))
+    return (summary(document), *target, *cut, *rest)
 
 
 def predictions(document: Mapping[str, Any]) -> Grid:

@@ -254,7 +254,12 @@ def _fitted(files: Machine) -> tuple[dict[str, float], tuple[str, ...], str]:
         said += (f"no fitted constants of {whose} for: {', '.join(f'{k} (taken as {values[k]:g})' for k in lacking)}",)
     ranks = {"measured": 0, "fitted": 1, "derived": 1}
     worst = max((ranks.get(quantity.kind, 2) for key in _DEFAULTS if (quantity := given.get(key))), default=2)
-    return values, said, _FIDELITY[2 if lacking else worst]
+    chips = files.family.fields.chips if files.family else None
+    # A sibling's constants are not this chip's, whatever they were fitted to; its own file may have some.
+    foreign = chips is not None and files.chip.name not in chips and not any(getattr(own, key) for key in _DEFAULTS)
+    if foreign:
+        said += (f"{files.chip.name} was never compared with a run: constants of {', '.join(chips or ())}",)
+    return values, said, _FIDELITY[2 if lacking or foreign else worst]
 
 
 def _tiers(files: Machine, chips: float) -> tuple[tuple[nouns.Tier, ...], tuple[str, ...]]:

@@ -11,6 +11,7 @@ from coopt.spec.schema_types import (
     Efficiency,
     File,
     Flag,
+    Name,
     Natural,
     Positive,
     Quantity,
@@ -68,6 +69,7 @@ class Family(File):
 
     kind: Literal["family"]
     vendor: Text | None = None
+    chips: tuple[Name, ...] | None = None  # those whose steps it was fitted to; the others are `transferred`
     fitted: Fitted
 
 

@@ -21,7 +21,7 @@ from coopt.problems import Problem, Refused
 from coopt.search.elasticity import called
 from coopt.spec.nouns import VERDICTS, Cost, Hardware
 from coopt.study.designs import Design
-from coopt.study.evidence import UNKNOWN_SIGMA, card
+from coopt.study.evidence import card, sigma
 
 SEGMENTS = 400  # of the path between two machines
 STEP = 1e-5  # relative step of the central difference along the path
@@ -110,7 +110,7 @@ def _ratios(a: Design, b: Design, cost_a: Cost, cost_b: Cost) -> dict[str, float
 
 def spread(a: Design, b: Design) -> float:
     """Standard deviation of the log ratio of two step times: what both designs miss alike cancels."""
-    spreads = [UNKNOWN_SIGMA if math.isnan(float(one.hardware.sigma)) else float(one.hardware.sigma) for one in (a, b)]
+    spreads = [sigma(one.hardware) for one in (a, b)]
     alike = SHARED if (a.hardware.family, a.hardware.stack) == (b.hardware.family, b.hardware.stack) else 0.0
     return math.sqrt(max(spreads[0] ** 2 + spreads[1] ** 2 - 2 * alike * spreads[0] * spreads[1], 1e-8))
 

@@ -24,7 +24,7 @@ from coopt.search.sweep import sweep
 from coopt.spec.nouns import BOUNDS, ORDERS, VERDICTS, Cost, Hardware, Layout, Ops, Row
 from coopt.study.compared import spread
 from coopt.study.designs import Design
-from coopt.study.evidence import UNKNOWN_SIGMA, card
+from coopt.study.evidence import card, sigma
 from coopt.study.suspects import suspects
 from coopt.tree import replace
 
@@ -64,7 +64,7 @@ def diagnose(one: Design, measured: float, *, given: frozenset[str] = frozenset(
     said = _refused(one, ops, cost)
     evidence = card(one, float(cost.step_time))
     low, high = evidence["interval"]
-    sigma = _sigma(one.hardware)
+    odd = sigma(one.hardware)
     phase = one.workload.train
     return {
         "command": "diagnose",
@@ -76,14 +76,14 @@ def diagnose(one: Design, measured: float, *, given: frozenset[str] = frozenset(
         "measured": measured,
         "step_time": plain(cost.step_time),
         "ratio": measured / float(cost.step_time),
-        "spreads": math.log(measured / float(cost.step_time)) / sigma,
+        "spreads": math.log(measured / float(cost.step_time)) / odd,
         "inside": bool(low <= measured <= high),
         "mfu": plain(float(cost.mfu) * float(cost.step_time) / measured),
         "tokens_per_second_per_chip": plain(ops.tokens / ops.chips / measured),
         "verdict": VERDICTS[int(cost.verdict)],
         "memory": memory_document(cost, one.hardware),
         "spent": spent(ops, cost, one.hardware, measured),
-        "suspects": suspects(one, measured, sigma=sigma, given=given),
+        "suspects": suspects(one, measured, sigma=odd, given=given),
         "better": better(one, cost, measured),
         "rows": rows_document(ops, cost),
         **evidence,
@@ -106,10 +106,6 @@ def seconds(text: str) -> float:
         (problem,) = refusal.problems
         raise Refused(Problem(field="step_time", expected=problem.expected, got=problem.got,
                               hint="write it like `8.9 s` or `412 ms`")) from None  # fmt: skip
-
-
-def _sigma(hardware: Hardware) -> float:
-    return UNKNOWN_SIGMA if math.isnan(float(hardware.sigma)) else float(hardware.sigma)
 
 
 def _refused(one: Design, ops: Ops, cost: Cost) -> tuple[str, ...]:
@@ -184,9 +180,9 @@ def better(one: Design, cost: Cost, measured: float) -> list[dict[str, Any]]:
         space = layout_space(one.model, one.workload, chips=chips, choices=choices)
     except Refused:
         return []  # nothing that is searched divides; what ran is not among it
-    # The run's own recipe: a stack's practice changes bytes that the recipe's name does not tell.
-    base = replace(space.base, layout=replace(space.base.layout, precision=layout.precision))
-    space = dataclasses.replace(space, base=base, axes=tuple(axis for axis in space.axes if axis.name != "precision"))
+    # Around the run's own layout: what no axis sets (the recipe, what else the stack does by itself) stays as it is.
+    axes = tuple(axis for axis in space.axes if axis.name != "precision")
+    space = dataclasses.replace(space, base=replace(space.base, layout=layout), axes=axes)
     found = sweep(space, one.hardware, objectives=("step_time",), pareto=False, keep=KEPT)
     told: dict[tuple[float, ...], dict[str, Any]] = {}
     for index in found.top.indices:

@@ -19,7 +19,7 @@ from coopt.search.space import Space, candidate, lattice
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Layout, training
 from coopt.study.designs import Design, design
-from coopt.study.evidence import UNKNOWN_SIGMA, card
+from coopt.study.evidence import card, sigma
 from coopt.study.schema import Asked, Elsewhere, Trained
 from coopt.study.spaces import recipe
 from coopt.tree import replace
@@ -112,8 +112,7 @@ def _figures(one: Design, site: Site) -> dict[str, Any]:
     ops = count(one.model, one.layout, one.workload)
     cost = estimate(ops, one.hardware)
     rate = float(cost.tokens_per_second_per_chip) * site.chips
-    sigma = float(one.hardware.sigma)
-    width = Z90 * (UNKNOWN_SIGMA if math.isnan(sigma) else sigma)
+    width = Z90 * sigma(one.hardware)
     megawatts = site.powered * float(one.hardware.watts_all_in) / 1e6
     evidence = card(one, float(cost.step_time))
     return {

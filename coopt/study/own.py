@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,25 +11,20 @@ from typing import Any
 import numpy as np
 
 from coopt import units
-from coopt.cost import estimate
 from coopt.cost.quality import Z90
 from coopt.fit import own, rows, score
 from coopt.fit.constants import BOUNDS, Name
 from coopt.fit.write import TIMES
-from coopt.ops import count
 from coopt.problems import Problem, Refused
 from coopt.spec import load
 from coopt.spec.find import fold
 from coopt.spec.machine import Machine, machine
-from coopt.spec.nouns import PRECISIONS, VERDICTS
 from coopt.spec.profiles import Profile
 from coopt.spec.resolve import family_constants, stack_constants
 from coopt.store.files import write_whole
-from coopt.study import tables
+from coopt.study import mistakes, tables
 from coopt.study.emit import as_yaml
-
-POSITIVE = (*rows.REQUIRED[1:], "cp", "ep", "vpp", "micro_batch")  # of a row, where given; the first is the chip
-MEASURED = ("measured_step_time_s", "measured_tokens_per_s_per_chip")
+from coopt.study.heldout import digest
 
 
 def fit(file: str, *, profile: str, out: str, date: str, stack: str | None = None, path: Any = None) -> dict[str, Any]:
@@ -40,13 +33,13 @@ def fit(file: str, *, profile: str, out: str, date: str, stack: str | None = Non
     `out` is a folder for `--profile_path`: its chip and stacks hide those of the same name. Only constants that the
     rows moved are written; the others go on following what ships. Raises Refused with every bad row.
     """
-    table, lines = rows.read(file), _lines(file)
+    table, lines = rows.read(file), mistakes.lines(file)
     files = machine(profile, path=path)
-    _refuse(file, table, lines, files.chip)
-    found, skipped = tables.designs(table, stack=stack, path=path, machine=profile)
+    mistakes.refuse(file, table, lines, files.chip)
+    found, skipped = tables.designs(table, stack=stack, path=path, on=profile)
     problems = [Problem(file, lines[at], "", hint=why) for at, why in skipped.items()]
     if not problems:
-        problems = _unpriced(file, lines, found)
+        problems = mistakes.unpriced(file, lines, found)
     if len(table) < own.LEAST:
         problems.append(Problem(file, 0, "rows", f"at least {own.LEAST} measured steps", str(len(table))))
     if problems:
@@ -57,7 +50,7 @@ def fit(file: str, *, profile: str, out: str, date: str, stack: str | None = Non
     places = _places(Path(out), files.chip, {called[name]: one.stack for name, one in behind.items()})
     pooled = own.pool(designs, _starts(designs[0].hardware.family, files, behind))
     source = {
-        "title": f"{Path(file).name} (sha256 {_digest(file)[:16]}), {len(designs)} rows of measured steps",
+        "title": f"{Path(file).name} (sha256 {digest(Path(file))[:16]}), {len(designs)} rows of measured steps",
         "date": date,
     }
     written = [str(place) for place, base in places.items() if _write(place, base, pooled, source)]
@@ -69,8 +62,13 @@ def _called(designs: Sequence[rows.Design], stack: str | None) -> dict[str, str]
     words: dict[str, set[str]] = {}
     for one in designs:
         words.setdefault(one.hardware.stack, set()).add(stack or one.row.get("stack") or one.hardware.stack)
-    only = {known: fold(next(iter(said))) if len(said) == 1 else known for known, said in words.items()}
-    return {known: word if re.fullmatch("[a-z0-9][a-z0-9.-]*", word) else known for known, word in only.items()}
+    described = {fold(name) for name in load.names("stack")}
+    told = {}
+    for known, said in words.items():
+        word = fold(next(iter(said)))
+        new = len(said) == 1 and word not in described and re.fullmatch("[a-z0-9][a-z0-9.-]*", word)
+        told[known] = word if new else known
+    return told
 
 
 def _starts(family: str, files: Machine, behind: Mapping[str, Machine]) -> dict[Name, float]:
@@ -78,80 +76,6 @@ def _starts(family: str, files: Machine, behind: Mapping[str, Machine]) -> dict[
     for stack, one in behind.items():
         start |= {("stack", stack, which): value for which, value in stack_constants(one).items()}
     return start
-
-
-# ---------------------------------------------------------------- what is wrong with the rows
-
-
-def _lines(file: str) -> list[int]:
-    """The line on which each row of a table begins."""
-    found = []
-    with open(file, newline="", encoding="utf-8") as text:
-        reader = csv.reader(text)
-        start = 1
-        for row in reader:
-            if row:
-                found.append(start)
-            start = reader.line_num + 1
-    return found[1:]
-
-
-def _refuse(file: str, table: Sequence[Mapping[str, str]], lines: Sequence[int], chip: Profile) -> None:
-    """Raises Refused with every cell that cannot be, each with its line and column."""
-    names = {fold(name) for name in (chip.name, *chip.data.get("aliases", ()))}
-    seen: dict[str, int] = {}
-    problems = []
-    for line, row in zip(lines, table, strict=True):
-
-        def wrong(field: str, expected: str, got: str, hint: str = "", line: int = line) -> None:
-            problems.append(Problem(file, line, field, expected, got or "nothing", hint))
-
-        sizes = {name: _number(row, name) for name in POSITIVE}
-        for name, value in sizes.items():
-            if not (value > 0 and math.isfinite(value)) and (name in rows.REQUIRED or row.get(name, "").strip()):
-                wrong(name, "a number above zero", row.get(name, ""))
-        times = [_number(row, name) for name in MEASURED]
-        if not any(time > 0 and math.isfinite(time) for time in times):
-            said = ", ".join(f"{name}={row.get(name)}" for name in MEASURED if row.get(name))
-            wrong(MEASURED[0], "a measured step time in s, or tokens/s a chip", said, f"or give {MEASURED[1]}")
-        if fold(row["chip"]) not in names:
-            wrong("chip", f"{chip.name}, which --from names", row["chip"], "fit the rows of another chip by themselves")
-        ways = sizes["tp"] * sizes["pp"] * (1.0 if math.isnan(sizes["cp"]) else sizes["cp"])
-        if sizes["n_chips"] > 0 and ways > 0 and sizes["n_chips"] % ways:
-            wrong("n_chips", f"a multiple of tp x cp x pp = {ways:g}", row["n_chips"])
-        recipe = (row.get("precision") or "").strip()
-        if recipe and recipe not in PRECISIONS:
-            wrong("precision", "one of " + ", ".join(PRECISIONS), recipe)
-        if row.get("id") and row["id"] in seen:
-            wrong("id", "an id of its own", f"{row['id']}, as on line {seen[row['id']]}")
-        seen.setdefault(row.get("id", ""), line)
-    if problems:
-        raise Refused(*problems)
-
-
-def _number(row: Mapping[str, str], name: str) -> float:
-    try:
-        return rows.number(row, name)
-    except Refused:
-        return -1.0  # is no number: refused as one that is not above zero
-
-
-def _unpriced(file: str, lines: Sequence[int], found: Sequence[tuple[int, rows.Design]]) -> list[Problem]:
-    """Rows that ran and cannot have: whatever does not divide, a format the chip has not."""
-    problems = []
-    for at, one in found:
-        verdict = VERDICTS[int(estimate(count(one.model, one.layout, one.workload), one.hardware).verdict)]
-        # What ran did fit: our count of memory, or of what divides into schedules, is then the one that is wrong.
-        if verdict in ("type", "heads", "batch", "experts", "chips", "fsdp"):
-            problems.append(Problem(file, lines[at], "layout", "a run that can be", f"a verdict of `{verdict}`"))
-    return problems
-
-
-# ---------------------------------------------------------------- what is written, and what is told
-
-
-def _digest(file: str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def _places(out: Path, chip: Profile, stacks: Mapping[str, Profile]) -> dict[Path, Profile]:

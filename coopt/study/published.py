@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from coopt.problems import Problem, Refused
 from coopt.spec import find
 from coopt.study import tables
 from coopt.study.evidence import measurements
+from coopt.study.heldout import digest
 
 FOLDER = {"family": "families", "stack": "stacks"}
 
@@ -41,12 +41,16 @@ def fit(file: str | Path, *, out: str | Path | None, date: str, path: Any = None
     spread = sigmas(designs, task.measured, held)
     blocks, files = {}, []
     for kind, whose in sorted({name[:2] for name in task.names}):
-        used = sum(getattr(one.hardware, kind) == whose for one in designs)
-        blocks[f"{kind} {whose}, {used} rows"] = text = block(
+        using = [one.hardware.chip for one in designs if getattr(one.hardware, kind) == whose]
+        chips = sorted(set(using)) if kind == "family" else []
+        blocks[f"{kind} {whose}, {len(using)} rows"] = text = block(
             kind, whose, fitted, spread.get(whose) if kind == "family" else None
         )
         if out is not None:
-            files.append(_written(Path(out), kind, whose, text, rows=used, date=date, file=Path(file), path=path))
+            base = find.find(kind, whose, path=path)
+            files.append(str(place := _place(Path(out), FOLDER[kind], base.name)))
+            over = f"{Path(file).name} (sha256 {digest(Path(file))[:16]})"
+            write(place, text, rows=len(using), date=date, over=over, chips=chips, base=base)
     return {
         "command": "fit",
         "rows": str(file),
@@ -77,14 +81,10 @@ def _scored(table: Sequence[Any], told: np.ndarray, measured: np.ndarray) -> dic
     return score.errors(told, measured, score.weights(table)) | {f"macro_{key}": told for key, told in means.items()}
 
 
-def _written(out: Path, kind: str, whose: str, text: str, *, rows: int, date: str, file: Path, path: Any) -> str:
-    """Writes one profile with its new block: over itself, or as a copy in another folder."""
-    base = find.find(kind, whose, path=path)
-    place = out / FOLDER[kind] / base.name
+def _place(out: Path, folder: str, name: str) -> Path:
+    """Where a profile is written: over itself, or as a copy in another folder."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        over = f"{file.name} (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]})"
-        write(place, text, rows=rows, date=date, over=over, base=base)
+        (out / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refused(Problem(str(place), 0, "out", "a file that can be written", str(error))) from None
-    return str(place)
+        raise Refused(Problem(str(out), 0, "out", "a folder that can be written", str(error))) from None
+    return out / folder / name

@@ -12,7 +12,7 @@ from coopt.ops import count
 from coopt.search.space import Candidate, digits
 from coopt.spec.nouns import VERDICTS, Hardware
 from coopt.study import blocks
-from coopt.study.evidence import UNKNOWN_SIGMA
+from coopt.study.evidence import sigma
 from coopt.study.objectives import expression, machine_of
 from coopt.study.screening import Screened, best, kind_of
 
@@ -48,8 +48,7 @@ def ranked(several: Sequence[Screened], *, top: int) -> list[Candidate]:
 
 def interval(step_time: float, hardware: Hardware) -> list[float]:
     """The central 90% of the step time by the machine's sigma; wide where it was never compared with anything."""
-    sigma = float(hardware.sigma)
-    width = Z90 * (UNKNOWN_SIGMA if math.isnan(sigma) else sigma)
+    width = Z90 * sigma(hardware)
     return [step_time * math.exp(-width), step_time * math.exp(width)]
 
 

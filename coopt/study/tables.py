@@ -24,12 +24,12 @@ SCALEOUT = 1e9 / 8  # Gb/s a chip in B/s
 
 
 def hardware(
-    row: Mapping[str, str], stack: str, path: Any = None, *, machine: str | None = None
+    row: Mapping[str, str], stack: str, path: Any = None, *, on: str | None = None
 ) -> tuple[Hardware, tuple[str, ...]]:
     """The named machine, else its chip's first system, with the row's own domain and network where it gives them."""
-    found = _machine(machine or row["chip"].strip(), stack, path)
+    machine = _machine(on or row["chip"].strip(), stack, path)
     domain, wire = rows.number(row, "scaleup_domain"), rows.number(row, "scaleout_gbps_per_chip")
-    tiers: list[Tier] = list(found.tiers)
+    tiers: list[Tier] = list(machine.tiers)
     said = ()
     if tiers and not math.isnan(domain):
         tiers[0] = replace(tiers[0], size=domain)
@@ -38,7 +38,7 @@ def hardware(
             said = ("64 of the 72 chips of a domain assumed",)
     if len(tiers) > 1 and not math.isnan(wire):
         tiers[-1] = replace(tiers[-1], bandwidth=wire * SCALEOUT)
-    return replace(found, chips=rows.number(row, "n_chips"), tiers=tuple(tiers)), said
+    return replace(machine, chips=rows.number(row, "n_chips"), tiers=tuple(tiers)), said
 
 
 @functools.lru_cache(maxsize=256)
@@ -56,12 +56,10 @@ def practice(stack: str, path: Any = None) -> tuple[dict[str, Any], str]:
     return {key: value for key, value in dict(found.data.get("practice", {})).items()}, found.name
 
 
-def designs(
-    table: Sequence[Mapping[str, str]], *, stack: str | None = None, path: Any = None, machine: str | None = None
-):
+def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, path: Any = None, on: str | None = None):
     """The rows that can be priced, as designs with their positions, and why the others cannot: (designs, skipped).
 
-    `machine` names one system that all of them ran on; without it, each row's chip says.
+    `on` names one system that all of them ran on; without it, each row's chip says.
     """
     found, skipped = [], {}
     for position, row in enumerate(table):
@@ -70,7 +68,7 @@ def designs(
             try:
                 name = stack or row.get("stack", "") or "generic"
                 habits, called = practice(name, path)
-                found_on, said = hardware(row, called, path, machine=machine)
+                machine, said = hardware(row, called, path, on=on)
                 cut, notes = rows.layout(row, habits)
                 if called != name:
                     notes = (f"stack {name} is not described: generic", *notes)
@@ -79,7 +77,7 @@ def designs(
                     model=rows.model(row, habits),
                     layout=cut,
                     workload=rows.workload(row),
-                    hardware=found_on,
+                    hardware=machine,
                     notes=(*notes, *said),
                 )
                 found.append((position, one))
@@ -133,24 +131,6 @@ def _write(out: str, told: Sequence[dict[str, Any]]) -> None:
             writer.writerows(told)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise Refused(Problem(file=out, field="out", expected="a file that can be written", got=str(error))) from None
-
-
-def validate(file: str, *, stack: str | None = None, path: Any = None) -> dict[str, Any]:
-    """The predictions of a table scored against its measurements; see `coopt.fit.score` for each figure."""
-    table = rows.read(file)
-    found, skipped = designs(table, stack=stack, path=path)
-    times, _, _ = price(found)
-    measured = np.array([rows.measured_step_time(one.row) for _, one in found])
-    known = np.isfinite(measured) & (measured > 0) & np.isfinite(times)
-    reasons: dict[str, int] = {}
-    for reason in (*skipped.values(), *("no measurement" for ok in known if not ok)):
-        reasons[reason] = reasons.get(reason, 0) + 1
-    kept = [one.row for (_, one), ok in zip(found, known, strict=True) if ok]
-    return scored(kept, times[known], measured[known]) | {
-        "rows": len(table),
-        "skipped": dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
-        "file": file,
-    }
 
 
 def scored(kept: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def predict(options: Any) -> dict[str, Any]:
 
 def validate(options: Any) -> dict[str, Any]:
     """Scores the predictions of a table."""
-    return tables.validate(options.rows, stack=options.stack, path=options.profile_path)
+    from coopt.study.validated import validate as scored
+
+    return scored(options.rows, stack=options.stack, path=options.profile_path)
 
 
 def fit(options: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 
 from coopt.study.evidence import measurements
-from coopt.study.tables import validate
+from coopt.study.validated import validate
 
 # figure: at most
 TOLERANCES = {"mape": 0.067, "median_ape": 0.043, "macro_mape": 0.075}

@@ -13,6 +13,7 @@ from coopt.study import tables
 from coopt.study.compared import compare
 from coopt.study.designs import design, parse
 from coopt.study.evidence import card, measurements
+from coopt.study.validated import validate
 from coopt.study.wishes import gradients
 from coopt.tree import replace
 
@@ -151,9 +152,9 @@ def test_a_broken_table_is_refused_in_words(tmp_path):
     broken = tmp_path / "rows.csv"
     broken.write_text("id,chip\n1,h100-sxm\n")
     with pytest.raises(Refused, match="a column of this name"):
-        tables.validate(str(broken))
+        validate(str(broken))
     with pytest.raises(Refused, match="readable"):
-        tables.validate(str(tmp_path / "nothing.csv"))
+        validate(str(tmp_path / "nothing.csv"))
 
 
 def test_rows_of_an_unknown_chip_are_skipped_with_a_reason(tmp_path):
@@ -164,5 +165,5 @@ def test_rows_of_an_unknown_chip_are_skipped_with_a_reason(tmp_path):
     mine[0][head.index("chip")] = "h1000"
     with open(table, "w", newline="") as file:
         csv.writer(file).writerows([head, *mine])
-    document = tables.validate(str(table))
+    document = validate(str(table))
     assert document["scored"] == 4 and sum(document["skipped"].values()) == 1

@@ -1,0 +1,121 @@
+"""What no fit has seen: every published row under constants fitted without its fold, its chip and its family.
+
+Made by scripts/held_out.py, kept in measurements/held_out.csv (a row a row) and held_out.yaml (date, digests, and the
+errors that a prediction on a chip without measurements is told with); read wherever a held-out figure is shown.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coopt.fit import constants, rows, transfer
+from coopt.fit.priors import starts
+from coopt.spec import load, read
+from coopt.spec.constants import FAMILY
+from coopt.spec.find import shipped
+from coopt.study import tables
+from coopt.study.emit import as_yaml
+
+COLUMNS = ("shipped", "fold", "chip", "family")  # s a step: as priced by what ships; left out by fold, chip, family
+SAME = 1e-3  # relative: a prediction that moved by more is of another version
+
+
+def folder() -> Path:
+    """The published measurements that ship with coopt."""
+    return shipped() / "measurements"
+
+
+def compute(table: Path, priors: Path) -> dict[str, np.ndarray]:
+    """The columns for every row of a table that can be scored, with their ids; about 25 fits."""
+    found, _ = tables.designs(rows.read(table))
+    found = [(at, one) for at, one in found if np.isfinite(rows.measured_step_time(one.row))]
+    designs = [one for _, one in found]
+    start = starts(designs, priors)
+    task = constants.problem(designs, start)
+    middle, _ = read.read(priors)
+    unknown = {name: float(middle["otherwise"][name[2]]) for name in start if name[0] == "family" and name[2] in FAMILY}
+    return {
+        "id": np.array([one.row["id"] for one in designs]),
+        "measured": task.measured,
+        "shipped": tables.price(found)[0],
+        "fold": constants.held_out(task, [constants.fold(one.row) for one in designs]),
+        "chip": transfer.left_out(task, designs, "chip"),
+        "family": transfer.left_out(task, designs, "family", unknown=unknown),
+    }
+
+
+def write(table: Path, told: Mapping[str, np.ndarray], *, date: str, version: str) -> None:
+    """Writes both files beside the table."""
+    with open(table.with_name("held_out.csv"), "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("id", *COLUMNS))
+        for at, name in enumerate(told["id"]):
+            writer.writerow((name, *(f"{told[c][at]:.6g}" if np.isfinite(told[c][at]) else "" for c in COLUMNS)))
+    text = as_yaml(summary(table, date=date, version=version))
+    table.with_name("held_out.yaml").write_text(text, encoding="utf-8")
+
+
+def summary(table: Path, *, date: str, version: str) -> dict[str, Any]:
+    """The errors of held_out.csv, as held_out.yaml has them: in all, by chip and by family of chips."""
+    known = {row["id"]: row for row in rows.read(table)}
+    with open(table.with_name("held_out.csv"), newline="", encoding="utf-8") as file:
+        held = list(csv.DictReader(file))
+    kept = [known[row["id"]] for row in held]
+    measured = np.array([rows.measured_step_time(row) for row in kept])
+    families = {chip: load.profile("chip", chip).fields.family for chip in {row["chip"] for row in kept}}
+    document: dict[str, Any] = {
+        "date": date,
+        "coopt": version,
+        "table": table.name,
+        "sha256": digest(table),
+        "said": "errors of step times on a chip, or a family of chips, none of whose steps was fitted",
+    }
+    owner = {"chip": lambda row: row["chip"], "family": lambda row: families[row["chip"]]}
+    for kind, of in owner.items():
+        times = np.array([rows.number(row, kind) for row in held])
+        document[kind] = _rounded(transfer.summary(kept, times, measured))
+        each = document[f"by_{kind}"] = {}
+        for whose in dict.fromkeys(map(of, kept)):
+            at = [i for i, row in enumerate(kept) if of(row) == whose and np.isfinite(times[i])]
+            if at:
+                each[whose] = _rounded(transfer.summary([kept[i] for i in at], times[at], measured[at]))
+    return document
+
+
+def _rounded(errors: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) for key, value in errors.items() if value is not None}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def known() -> dict[str, Any]:
+    """held_out.yaml as it ships; empty where there is none."""
+    file = folder() / "held_out.yaml"
+    return read.read(file)[0] if file.is_file() else {}
+
+
+def columns(table: str | Path, kept: Sequence[Mapping[str, str]], shipped_times: np.ndarray) -> dict[str, np.ndarray]:
+    """The held-out step times of the rows of a table, NaN where one has none.
+
+    Empty where the table is not the one that was held out, or where what ships now prices its rows otherwise.
+    """
+    file = folder() / "held_out.csv"
+    if not file.is_file() or known().get("sha256") != digest(Path(table)):
+        return {}
+    with open(file, newline="", encoding="utf-8") as text:
+        held = {row["id"]: row for row in csv.DictReader(text)}
+    nothing = dict.fromkeys(COLUMNS, "")
+    told = {c: np.array([rows.number(held.get(row.get("id", ""), nothing), c) for row in kept]) for c in COLUMNS}
+    same = np.abs(told.pop("shipped") / shipped_times - 1.0) < SAME
+    return told if same.all() else {}

@@ -1,0 +1,64 @@
+"""Counted memory against published memory: by part (memory.csv), and the peaks that training rows carry."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coopt.fit import rows
+from coopt.ops import count
+from coopt.spec.nouns import PRECISIONS, RECOMPUTE, LayerKind, Layout, Model, training
+
+GIB = 2.0**30
+
+
+def parts(table: Path) -> list[dict[str, Any]]:
+    """Each measured part of a table of memory by part: published and counted GiB on the fullest chip."""
+    with open(table, newline="", encoding="utf-8") as file:
+        found = [row for row in csv.DictReader(file) if row["measured_gib"]]
+    return [_part(row) for row in found]
+
+
+def _part(row: Mapping[str, str]) -> dict[str, Any]:
+    d, heads, pp = (rows.number(row, key) for key in ("d_model", "heads", "pp"))
+    micro_batch = rows.number(row, "micro_batch")
+    kind = LayerKind(
+        count=rows.number(row, "layers"), heads=heads, kv_heads=heads, head_dim=d / heads, d_ff=4 * d, gated=0.0,
+        bias=1.0, norms=4.0, dropout=1.0,
+    )  # fmt: skip
+    layout = Layout(
+        tp=rows.number(row, "tp"), pp=pp, vpp=rows.number(row, "vpp", 1.0), sp=float(row["sp"] == "yes"), zero=0.0,
+        fused_attention=0.0, recompute=float(RECOMPUTE.index(row["recompute"] or "none")), precision=PRECISIONS["fp16"],
+        micro_batch=micro_batch,
+    )  # fmt: skip
+    model = Model(d_model=d, vocab=rows.number(row, "vocab"), tied=1.0, kinds=(kind,))
+    held = count(model, layout, training(rows.number(row, "seq_len"), 8 * pp * micro_batch)).memory
+    weights = held.parameters + held.gradients + held.optimizer
+    said = float(weights if row["part"] == "parameters+optimizer" else held.activations) / GIB
+    return _told(row, said, rows.number(row, "measured_gib")) | {"part": row["part"], "recompute": row["recompute"]}
+
+
+def peaks(table: Sequence[Mapping[str, str]], wanted: Sequence[float]) -> list[dict[str, Any]]:
+    """The rows with a measured peak, beside the bytes that the fullest chip is said to want."""
+    pairs = [(row, need, rows.number(row, "measured_memory_gib")) for row, need in zip(table, wanted, strict=True)]
+    return [_told(row, float(need) / GIB, seen) for row, need, seen in pairs if not math.isnan(seen)]
+
+
+def _told(row: Mapping[str, str], said: float, seen: float) -> dict[str, Any]:
+    return {"id": row.get("id", ""), "model": row.get("model", ""), "published": seen, "counted": said,
+            "error": said / seen - 1.0}  # fmt: skip
+
+
+def errors(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """rows, mean absolute error and the worst underestimate of some of the above.
+
+    >>> errors([{"error": 0.04}, {"error": -0.02}])
+    {'rows': 2, 'mape': 0.03, 'least': -0.02}
+    """
+    if not told:
+        return {"rows": 0, "mape": None, "least": None}
+    misses = [one["error"] for one in told]
+    return {"rows": len(misses), "mape": sum(map(abs, misses)) / len(misses), "least": min(0.0, *misses)}
