@@ -83,6 +83,30 @@ def _kind(plan: Mapping[str, Any]) -> str:
     return "" if kind in (None, "none", "clock") else words.plain(kind)
 
 
+def certain(document: Mapping[str, Any]) -> Grid:
+    """How sure the order is: shares of the draws of all constants in which a plan is best, and among the first."""
+    held = words.mapped(document.get("robust"))
+    named = {words.count(plan.get("rank")): plan for plan in plans(document)}
+    body = []
+    for row in map(words.mapped, words.listed(held.get("plans"))):
+        plan = words.mapped(named.get(words.count(row.get("rank"))))
+        chances = (words.percent(row.get(part), places=0) for part in ("best", "first"))
+        ends = (words.digits(end) if (end := words.figure(row.get(side))) is not None else words.NOT_KNOWN
+                for side in ("low", "high"))  # fmt: skip
+        body.append((words.count(row.get("rank")), words.shape(plan.get("model")), place(plan), *chances, *ends))
+    many, among = words.count(held.get("samples")), words.count(held.get("pool"))
+    first = words.count(held.get("first"))
+    objective = words.plain(document.get("objective")).replace("_", " ")
+    notes = [f"of {many} draws of every constant from its fitted interval, among {among} plans; "
+             f"5% and 95% of the {objective}"]  # fmt: skip
+    loose = [words.plain(one) for one in words.listed(held.get("without_interval"))]
+    if loose:
+        notes.append(f"no interval, taken as {words.percent(held.get('unknown_sigma'), places=0)}: {', '.join(loose)}")
+    heads = (Column("#"), Column("shape", words=True, width=18), Column("machine", words=True, width=24))
+    heads += (Column("best"), Column(f"first {first}"), Column("low"), Column("high"))
+    return grid("How sure the order is", heads, body[:SHOWN], notes=notes, empty="no plan was priced again")
+
+
 def measurements(document: Mapping[str, Any]) -> Grid:
     """What was timed, beside what was predicted before and after calibration."""
     body = []

@@ -45,6 +45,19 @@ def best_sentence(document: Mapping[str, Any]) -> str:
     )
 
 
+def sure_sentence(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """How sure it is that the first plan is the best."""
+    held = words.mapped(document.get("robust"))
+    best = words.mapped(next(iter(words.listed(held.get("plans"))), None))
+    if words.figure(best.get("best")) is None:
+        return ()
+    return (
+        f"With every constant drawn from its own interval it is the best of {words.count(held.get('pool'))} plans in"
+        f" {words.percent(best.get('best'), places=0)} of the draws, and among the first"
+        f" {words.count(held.get('first'))} in {words.percent(best.get('first'), places=0)}.",
+    )
+
+
 def measured_sentence(document: Mapping[str, Any]) -> str:
     """The second sentence: what a clock said."""
     timed = [m for m in plans(document, "measured") if words.figure(m.get("measured_time")) is not None]
@@ -67,10 +80,11 @@ def page(document: Mapping[str, Any]) -> Page:
         kicker="coopt search",
         title=words.plain(document.get("name") or document.get("run") or "search"),
         about=words.plain(document["study"]) if isinstance(document.get("study"), str) else "",
-        lead=(best_sentence(document), measured_sentence(document), third),
+        lead=(best_sentence(document), *sure_sentence(document), measured_sentence(document), third),
         facts=facts(document),
         sections=(
             Section(name="plans", title="Best plans", grids=(bare(ranked.ranking(document)),)),
+            *_sure(document),
             *_drawn(document),
             *(explained.sections(best) if best else ()),
             *_far(document),
@@ -86,6 +100,13 @@ def page(document: Mapping[str, Any]) -> Page:
             provenance(document, "coopt", "search", f"{words.plain(document.get('run'))}/study.yaml"),
         ),
     )
+
+
+def _sure(document: Mapping[str, Any]) -> tuple[Section, ...]:
+    if not words.mapped(document.get("robust")):
+        return ()
+    return (Section(name="sure", title="How sure the order is", sentences=sure_sentence(document),
+                    folded=(ranked.certain(document),)),)  # fmt: skip
 
 
 def _near_sentence(document: Mapping[str, Any]) -> str:
@@ -171,6 +192,6 @@ def _host(document: Mapping[str, Any]) -> tuple[Section, ...]:
 
 
 def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
-    """The tables of a terminal: the ranking, then machines the reader does not have."""
-    far = ranked.elsewhere(document)
-    return (ranked.ranking(document), *((far,) if far.rows else ()))
+    """The tables of a terminal: the ranking, how sure it is, then machines the reader does not have."""
+    far, sure = ranked.elsewhere(document), ranked.certain(document)
+    return (ranked.ranking(document), *((sure,) if sure.rows else ()), *((far,) if far.rows else ()))

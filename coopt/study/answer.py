@@ -36,6 +36,7 @@ class Told:
     first: Sequence[Screened]
     final: Sequence[Screened]
     plans: Sequence[Candidate]
+    robust: Mapping[str, Any] | None
     timed: Sequence[blocks.Timed]
     calibrated: calibration.Calibrated | None
     elsewhere: Sequence[Mapping[str, Any]]
@@ -67,6 +68,7 @@ def answer(told: Told) -> dict[str, Any]:
             ranking.document(plan, rank=rank, objective=study.objective, timed=timed)
             for rank, plan in enumerate(told.plans, start=1)
         ],
+        "robust": told.robust,
         **_front(told),
         "measured": _measured(told),
         "calibration": calibration.document(told.calibrated),

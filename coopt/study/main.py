@@ -19,7 +19,19 @@ from coopt.problems import Problem, Refused
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Law
 from coopt.store import Run
-from coopt.study import asked, bench, blocks, calibration, elsewhere, inputs, machines, ranking, screening, spaces
+from coopt.study import (
+    asked,
+    bench,
+    blocks,
+    calibration,
+    elsewhere,
+    inputs,
+    machines,
+    ranking,
+    robust,
+    screening,
+    spaces,
+)
 from coopt.study.answer import Told, answer, save
 from coopt.study.asked import Question
 from coopt.study.emit import as_yaml
@@ -174,6 +186,8 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
         with spent("screen again"):
             final = _screened(study, family, hardware, law, aim, "screening again, calibrated", front=True)
     with spent("answer"):
+        plans = ranking.ranked(final, top=int(study.top))
+        own = tuple(folder for name in ("calibrated", "measured") if (folder := run.path / name).is_dir())
         reached = Told(
             asking=asking,
             run=run,
@@ -181,7 +195,15 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
             here=here,
             first=first,
             final=final,
-            plans=ranking.ranked(final, top=int(study.top)),
+            plans=plans,
+            robust=robust.document(
+                ranking.pool(final, plans, most=robust.POOL),
+                study.objective,
+                limits=study.limits,
+                listed=len(plans),
+                seed=int(study.seed),
+                path=(*own, *_folders(aim.path)),
+            ),
             timed=timed,
             calibrated=found,
             elsewhere=far,
@@ -190,6 +212,10 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
         document = answer(reached)
         save(reached, document)
     return document
+
+
+def _folders(path: Any) -> tuple[Any, ...]:
+    return (path,) if isinstance(path, str | Path) else tuple(path or ())
 
 
 class _Clock:

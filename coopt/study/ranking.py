@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from coopt.cost import estimate, loss
 from coopt.cost.explain import layout_document, plain
@@ -44,6 +44,17 @@ def ranked(several: Sequence[Screened], *, top: int) -> list[Candidate]:
     free = [entry for entry in found if entry[1:3] not in promised]
     kept = [entry for entry in found if entry[1:3] in promised] + free[: max(top - len(promised), 0)]
     return [entry[3] for entry in sorted(kept, key=lambda entry: entry[:3])[:top]]
+
+
+def pool(several: Sequence[Screened], plans: Sequence[Candidate], *, most: int) -> list[Candidate]:
+    """The listed plans, then the next best of all machines, `most` in all: what competes for the first places."""
+
+    def key(plan: Candidate) -> Hashable:
+        return machine_of(plan).name, float(machine_of(plan).chips), kind_of(several[0].family)(plan)
+
+    listed = {key(plan) for plan in plans}
+    others = [plan for plan in ranked(several, top=most) if key(plan) not in listed]
+    return [*plans, *others][: max(most, len(plans))]
 
 
 def interval(step_time: float, hardware: Hardware) -> list[float]:
