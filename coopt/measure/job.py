@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from coopt.measure import candidate as candidates
-from coopt.measure import clock, compile, cycles, host, program, step, sweep, topology, train
+from coopt.measure import clock, compile, cycles, flops, host, program, step, sweep, topology, train
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
@@ -100,8 +100,12 @@ def _block(job: dict, report: Report) -> dict:
         "phases": {name: compile.said(one) for name, one in compiled.items()},
     }
     both = compiled["forward_backward"]
+    if math.isnan(both.flops):  # XLA counts none for GPUs
+        for name, made in (("forward", candidates.forward), ("forward_backward", candidates.backward)):
+            function, arguments, _ = made(built)
+            answer["phases"][name]["flops"] = flops.products(function, arguments) / built.mesh.size
     answer["resident"] = host.resident()
-    answer |= {"flops": both.flops, "bytes": both.bytes, "digest": both.digest}
+    answer |= {"flops": answer["phases"]["forward_backward"]["flops"], "bytes": both.bytes, "digest": both.digest}
     answer["memory"] = both.memory.get("total", math.nan)
     available = host.room(device, job) if target.runs else real(job, "memory", 0.0) or math.nan
     if short := host.lacking(answer["memory"], available):

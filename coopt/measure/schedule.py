@@ -62,12 +62,16 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
     """The rows of a module's text.
 
     Args:
-      layers, of: a loop of `layers` trips that the program wrote itself stands for `of` of them.
+      layers, of: a program of `layers` layers stands for one of `of`, whose loop goes round that much more often. The
+        compiler may have taken one trip out of the loop.
+
+    Raises:
+      ValueError: there is no such loop.
     """
     module = parse(text)
     rows: list[Row] = []
     unread: list[str] = []
-    scale = of / layers
+    longer: list[str] = []  # loops of layers
 
     def walk(computation: str, times: float, carried: loops.Carried, outer: bool) -> None:
         for one in module.computations[computation].values():
@@ -76,10 +80,14 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
                 if math.isnan(trips):
                     unread.append(one.name)
                     trips = 1.0
-                layer = outer and trips == layers and one.label.endswith("/while")
+                own = one.label.rpartition("/")[2] in ("while", "")  # the partitioner's loops are named by a product
+                layer = outer and own and layers - 1 <= trips <= layers
+                if layer:
+                    longer.append(one.name)
+                    trips += of - layers
                 body = one.called("body")[0]
                 inner = loops.kept(module, body, loops.carried_by(module, one, computation, carried))
-                walk(body, times * trips * (scale if layer else 1.0), inner, outer and not layer)
+                walk(body, times * trips, inner, outer and not layer)
             elif one.operation in ("call", "conditional"):
                 for name in one.called():
                     walk(name, times, {}, outer)
@@ -87,6 +95,8 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
                 rows.append(found)
 
     walk(module.entry, 1.0, {}, True)
+    if of != layers and not longer:
+        raise ValueError(f"no loop of {layers} layers in the compiled program")
     return Schedule(tuple(rows), tuple(unread))
 
 

@@ -73,6 +73,7 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
         "compile_s": made["compile_s"],
         "resident": made["resident"],
         "digest": hlo.digest(made["text"]),
+        "libtpu": made["versions"].get("libtpu", ""),
         "schedule": told,
     }
 

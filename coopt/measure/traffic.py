@@ -19,8 +19,8 @@ def traffic(module: Module, computation: str, one: Instruction) -> float:
     that slice, and a stack in which one slice is written counts the slice that is written.
     """
     around = module.computations[computation]
-    written = _written(module, one, computation)
-    return written + sum(_read(module, one, i, around[name]) for i, name in enumerate(one.operands) if name in around)
+    read = sum(_read(module, one, i, around[name]) for i, name in enumerate(one.operands) if name in around)
+    return read + _made(module, computation, one)
 
 
 def main_bytes(shape: str) -> float:
@@ -46,34 +46,33 @@ def _read(module: Module, one: Instruction, position: int, operand: Instruction)
 
 
 def _used(module: Module, inside: dict[str, Instruction], value: Instruction) -> float:
-    """Bytes of a value that its users inside a fusion read."""
+    """Bytes of a value that its users inside a fusion read; what is handed on, or sent by links, is not read."""
     total = 0.0
     for user in inside.values():
+        if user.operation == "tuple" or _sent(user):
+            continue
         for position, name in enumerate(user.operands):
             if name == value.name:
-                total += (
-                    _used(module, inside, user) if user.operation in _THROUGH else _read(module, user, position, value)
-                )
+                through = user.operation in _THROUGH
+                total += _used(module, inside, user) if through else _read(module, user, position, value)
     return total
 
 
-def _written(module: Module, one: Instruction, computation: str) -> float:
-    whole = main_bytes(one.shape)
-    updated = _updates(module, computation, one)
-    return min(whole, updated) if updated else whole
-
-
-def _updates(module: Module, computation: str, one: Instruction) -> float:
-    """Bytes of the slices written by the updates that a result consists of; 0 where it is no update."""
+def _made(module: Module, computation: str, one: Instruction) -> float:
+    """Bytes of a value that an instruction writes: of an update the slice, of what is handed on nothing."""
     around = module.computations[computation]
+    if one.operation == "parameter" or _sent(one):
+        return 0.0
     if one.operation == "dynamic-update-slice":
-        return sum(hlo.shape_bytes(around[one.operands[1]].shape))
+        return main_bytes(around[one.operands[1]].shape)
     if one.operation == "fusion" and one.called():
-        return _updates(module, one.called()[0], module.root(one.called()[0]))
+        return min(main_bytes(one.shape), _made(module, one.called()[0], module.root(one.called()[0])))
     if one.operation in _THROUGH and one.operands[0] in around:
-        return _updates(module, computation, around[one.operands[0]])
+        return min(main_bytes(one.shape), _made(module, computation, around[one.operands[0]]))
     if one.operation == "tuple":
-        parts = [around[name] for name in one.operands if name in around]
-        found = [_updates(module, computation, part) for part in parts]
-        return sum(u or sum(hlo.shape_bytes(p.shape)) for u, p in zip(found, parts, strict=True)) if any(found) else 0.0
-    return 0.0
+        return sum(_made(module, computation, around[name]) for name in one.operands if name in around)
+    return main_bytes(one.shape)
+
+
+def _sent(one: Instruction) -> bool:
+    return re.sub(r"-(start|update|done)$", "", one.operation) in hlo.KINDS

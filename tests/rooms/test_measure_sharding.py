@@ -262,7 +262,7 @@ def test_targets_are_devices_or_a_sentence():
 
 @pytest.mark.parametrize(
     ("name", "module", "words"),
-    [("tpu:v5p:2x2x1", "libtpu", "coopt\\[tpu\\]"), ("gpu:1x1x8", "jax_cuda13_plugin", "jax-cuda13-plugin")],
+    [("tpu:v5p:2x2x1", "libtpu", "coopt\\[tpu\\]"), ("gpu:1x1x8", "jax_cuda13_plugin", "coopt\\[cuda\\]")],
 )
 def test_a_missing_compiler_names_its_install_line(name, module, words, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda asked: None)

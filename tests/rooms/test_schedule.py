@@ -31,6 +31,16 @@ def test_a_layer_loop_stands_for_all_layers_and_no_other_loop_does():
     assert rows["slice_fusion"].times == 32 and rows["fusion.8"].times == 32 * 4 and rows["copy.1"].times == 1
 
 
+def test_a_layer_taken_out_of_the_loop_still_counts_once():
+    """The compiler may run one layer before the loop: three trips of four layers stand for 31 of 32."""
+    assert found(layers=5, of=32)["slice_fusion"].times == 4 + 32 - 5
+
+
+def test_a_program_without_a_loop_of_layers_is_no_step():
+    with pytest.raises(ValueError, match="7 layers"):
+        schedule(TEXT, layers=7, of=32)
+
+
 def test_a_loop_that_cannot_be_read_is_named():
     damaged = TEXT.replace("constant(4)\n  ROOT %lt.7", "custom-call()\n  ROOT %lt.7")
     assert damaged != TEXT and schedule(damaged).unread == ("while.1",)
