@@ -68,14 +68,16 @@ def memory_time(hardware: Hardware, row: Row) -> Leaf:
 def compute_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of one occurrence of a compute row, its launches included.
 
-    Pointwise kernels move `passes` times the bytes of perfectly fused ones: how well a stack fuses.
+    Pointwise kernels move `passes` times the bytes of perfectly fused ones: how well a stack fuses; those of a backward
+    pass `passes_back` times as many again.
     """
     if row.kind == "matmul":
         time = matmul_time(hardware, row)
     elif row.kind == "attention":
         time = attention_time(hardware, row)
     else:
-        time = memory_time(hardware, row) * hardware.passes
+        passes = hardware.passes * hardware.passes_back if row.phase == "backward" else hardware.passes
+        time = memory_time(hardware, row) * passes
     return time + row.launches * hardware.kernel
 
 

@@ -84,7 +84,9 @@ def resolve(
         **economy,
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
-    return _with_own_links(applied(bare, fitted, shares), files)
+    # A chip that was calibrated with a stack says itself what pointwise kernels move.
+    own = {key: fitted[key] for key in ("passes", "passes_back") if key in fitted}
+    return _with_own_links(replace(applied(bare, fitted, shares), **own), files)
 
 
 def _unsaid(stack: Profile, shares: Mapping[str, float]) -> tuple[str, ...]:
