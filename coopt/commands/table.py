@@ -180,10 +180,10 @@ COMMANDS = {
         show="coopt.commands.say:measured",
     ),
     "calibrate": Command(
-        "turn measurements into a profile",
+        "turn measurements into a profile; without any, time the most telling blocks on this machine first",
         "coopt.study.verbs:calibrate",
-        (Word("measured", "a run, or files written by `coopt measure`", "+"),),
-        ("hardware", "out", "runs"),
+        (Word("measured", "runs, or files written by `coopt measure`", "*"),),
+        ("hardware", "out", "runs", "seconds", "block_seconds"),
         example="coopt calibrate measured.json --out=this-host.yaml",
         show="coopt.commands.say:as_text",
     ),

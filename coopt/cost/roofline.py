@@ -92,24 +92,28 @@ def memory_time(hardware: Hardware, row: Row) -> Leaf:
     return (row.read + row.written) / (hardware.bandwidth * hardware.stream)
 
 
-def vector_bound(hardware: Hardware) -> Leaf:
+def passes(hardware: Hardware, row: Row) -> Leaf:
+    """Times the bytes of a perfectly fused kernel that a stack's moves; compilers fuse less in a backward pass."""
+    return hardware.passes * hardware.passes_back if row.phase == "backward" else hardware.passes
+
+
+def vector_bound(hardware: Hardware, passes: Leaf) -> Leaf:
     """Time of a pointwise kernel over that of its bytes alone: passes sqrt(1 + (vector / memory)^2), per byte moved."""
-    ratio = hardware.pointwise * hardware.bandwidth * hardware.stream / at_least(hardware.passes, 1e-9)
-    return hardware.passes * sqrt(1.0 + ratio * ratio)
+    ratio = hardware.pointwise * hardware.bandwidth * hardware.stream / at_least(passes, 1e-9)
+    return passes * sqrt(1.0 + ratio * ratio)
 
 
 def compute_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of one occurrence of a compute row, its launches included.
 
-    Pointwise kernels move `passes` times the bytes of perfectly fused ones: how well a stack fuses; the vector units
-    work on the bytes meanwhile.
+    Pointwise kernels move `passes` times the bytes of perfectly fused ones, and the vector units work on them meanwhile.
     """
     if row.kind == "matmul":
         time = matmul_time(hardware, row)
     elif row.kind == "attention":
         time = attention_time(hardware, row)
     else:
-        time = memory_time(hardware, row) * vector_bound(hardware)
+        time = memory_time(hardware, row) * vector_bound(hardware, passes(hardware, row))
     return time + row.launches * hardware.kernel
 
 

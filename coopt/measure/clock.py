@@ -51,6 +51,7 @@ class Timing:
     floor: float = math.nan  # s, dispatch
     kind: str = "clock"
     foreign: float = math.nan  # share of the processors that others used meanwhile
+    processor: float = math.nan  # s of this process's processors, over all threads: what others do enters little
     caches: str = "warm"  # repetitions follow each other and find what the last one left; there is no cold mode to mix
     flags: tuple[str, ...] = ()  # unstable, few-samples, drift, dispatch-bound, not-repeated, foreign-load
 
@@ -63,14 +64,29 @@ def timed(
     Returns:
       the timing, and what the device did in a repetition, operation by operation (none where no profiler sees it).
     """
+    watched, spent = _processor(timer)
     with foreign_load() as foreign:
-        timing = estimate(timer, budget_s=(1.0 - TRACED) * budget_s, floor=floor, attempts=attempts)
+        timing = estimate(watched, budget_s=(1.0 - TRACED) * budget_s, floor=floor, attempts=attempts)
         repetitions = max(1, min(MOST_TRACED, int(TRACED * budget_s / max(timing.time, floor))))
         seen = trace.traced(lambda: timer(repetitions))
-    timing = dataclasses.replace(by_device(timing, seen.spans, runs=repetitions * seen.devices), foreign=foreign())
+    timing = by_device(timing, seen.spans, runs=repetitions * seen.devices)
+    timing = dataclasses.replace(timing, foreign=foreign(), processor=float(np.median(spent[1:])))
     if timing.foreign > FOREIGN:
         timing = dataclasses.replace(timing, flags=(*timing.flags, "foreign-load"))
     return timing, seen
+
+
+def _processor(timer: Callable[[int], float]) -> tuple[Callable[[int], float], list[float]]:
+    """The timer, and a list that grows by the processor seconds a repetition of each of its calls."""
+    spent: list[float] = []
+
+    def watched(repetitions: int) -> float:
+        before = time.process_time()
+        elapsed = timer(repetitions)
+        spent.append((time.process_time() - before) / repetitions)
+        return elapsed
+
+    return watched, spent
 
 
 def by_device(clocked: Timing, spans: Sequence[float], *, runs: int) -> Timing:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +69,27 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
     }[kind]
     # The same blocks in every process, also in one that computes in float64 for its own purposes; a user's own program
     # has the types that its author gave it.
-    with contextlib.nullcontext() if kind == "program" else jax.enable_x64(False):
-        return finite({"versions": compile.versions()} | run(job, report))
+    with contextlib.nullcontext() if kind == "program" else jax.enable_x64(False), _cache_failures() as failed:
+        answer = run(job, report)
+    return finite({"versions": compile.versions()} | answer | ({"cache_failures": failed} if failed else {}))
+
+
+@contextlib.contextmanager
+def _cache_failures() -> Iterator[list[str]]:
+    """What JAX's compilation cache could not read or write meanwhile: it warns, goes on, and is slower for ever."""
+    failed: list[str] = []
+    show = warnings.showwarning
+
+    def keep(message, *rest: Any, **more: Any) -> None:
+        if "persistent compilation cache" in str(message):
+            failed.append(" ".join(str(message).split())[:200])
+        else:
+            show(message, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", ".*persistent compilation cache.*")
+        warnings.showwarning = keep
+        yield failed
 
 
 def _block(job: dict, report: Report) -> dict:

@@ -238,6 +238,7 @@ class Hardware:
     # the software stack's constants
     dispatch: Leaf = 0.0  # s of host time a launch; exposed where kernels are shorter
     passes: Leaf = 1.0  # bytes that pointwise kernels move, over those of perfectly fused ones
+    passes_back: Leaf = 1.0  # times as many in a backward pass, where compilers fuse less
     hide_tensor: Leaf = 0.0  # share of tensor, context and expert collectives that compute may hide
     hide_data: Leaf = 0.9  # share of weight and gradient collectives that compute may hide
     overhead: Leaf = 0.0  # share of the step spent outside the model

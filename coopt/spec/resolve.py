@@ -83,7 +83,9 @@ def resolve(
         **economy,
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
-    return _with_own_links(applied(bare, fitted, shares), files)
+    # A chip that was calibrated with a stack says itself what pointwise kernels move.
+    own = {key: fitted[key] for key in ("passes", "passes_back") if key in fitted}
+    return _with_own_links(replace(applied(bare, fitted, shares), **own), files)
 
 
 def family_constants(files: Machine) -> dict[str, float]:

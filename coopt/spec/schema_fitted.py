@@ -59,6 +59,8 @@ class Fitted(Strict):
     attention_depth: Quantity[Positive] | None = None
     stream: Quantity[Efficiency] | None = None
     kernel: Quantity[Time] | None = None
+    passes: Quantity[Positive] | None = None  # of the stack it was calibrated with, before the stack's own
+    passes_back: Quantity[Positive] | None = None
     scale_up: Quantity[Efficiency] | None = None
     scale_out: Quantity[Efficiency] | None = None
     sigma: Quantity[Positive] | None = None  # standard deviation of log(measured / predicted)

@@ -20,6 +20,7 @@ from coopt.study.evidence import card
 from coopt.study.machines import Here
 from coopt.study.objectives import machine_of
 from coopt.study.screening import Screened
+from coopt.study.shortlist import Timings
 
 ANSWER = "answer.json"
 FRONT = 60  # points of a Pareto front in a document
@@ -38,6 +39,7 @@ class Told:
     plans: Sequence[Candidate]
     robust: Mapping[str, Any] | None
     timed: Sequence[blocks.Timed]
+    decision: Timings
     calibrated: calibration.Calibrated | None
     elsewhere: Sequence[Mapping[str, Any]]
     seconds: Mapping[str, float]
@@ -71,6 +73,7 @@ def answer(told: Told) -> dict[str, Any]:
         "robust": told.robust,
         **_front(told),
         "measured": _measured(told),
+        "decision": {"regret": told.decision.regret, "decided": told.decision.decided} if told.timed else None,
         "calibration": calibration.document(told.calibrated),
         "elsewhere": list(told.elsewhere),
         **_best(told, told.plans[0] if told.plans else None, timed),

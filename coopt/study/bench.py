@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import os
 import platform
 import threading
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from coopt import __version__, workers
+from coopt import measure as measure_room
 from coopt.store import Run, finite, identity
 from coopt.workers import Executor, Outcome
 
@@ -17,6 +22,7 @@ JOB = "coopt.measure.job:run_job"
 PRELOAD = ("coopt.measure.job",)
 REUSE = 64  # jobs of one child: its imports and its threads are then in place
 DEVICE = "local-device"  # the lease: one process at a time times on this host
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 DEADLINE = 180.0  # s for one block, compiling included
 
 
@@ -45,10 +51,10 @@ def awake(payload: dict) -> dict:
 def toolchain() -> dict[str, str]:
     """What a timing depends on besides its job and the machine; a new version of any measures anew."""
     found = {"python": platform.python_version(), "coopt": __version__}
-    for name in ("jax", "jaxlib", "flax", "numpy"):
+    for name in ("jax", "jaxlib", "flax", "numpy", "libtpu"):
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # installed without metadata
+        except PackageNotFoundError:  # not installed, or installed without metadata
             found[name] = "unknown"
     return found
 
@@ -60,9 +66,23 @@ def place() -> dict[str, Any]:
     return {"processor": processor(), "cores": cores(), "system": platform.system()}
 
 
+def flags() -> dict[str, str]:
+    """The environment that changes what is compiled."""
+    return {name: os.environ[name] for name in sorted(os.environ) if name in FLAGS or name.startswith("JAX_")}
+
+
+@functools.cache
+def code() -> str:
+    """SHA-256 of the sources that build, compile and time: another version of any of them measures anew."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(measure_room.__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def trial_of(job: Mapping[str, Any]) -> str:
-    """The name of a trial: its job, the toolchain and the machine, hashed."""
-    return identity(finite(dict(job)), toolchain(), place())
+    """The name of a trial: its job, the toolchain, its flags, our code and the machine, hashed."""
+    return identity(finite(dict(job)), toolchain(), flags(), code(), place())
 
 
 def do(run: Run | None, executor: Executor | None, job: Mapping[str, Any], *, deadline_s: float, **about: Any) -> dict:

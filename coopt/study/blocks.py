@@ -11,6 +11,7 @@ import numpy as np
 
 from coopt.cost import estimate
 from coopt.fit.rows import stack_trees
+from coopt.measure.clock import FOREIGN
 from coopt.measure.jobs import block_job, layout_of, model_of
 from coopt.ops import count
 from coopt.search.space import Candidate
@@ -21,6 +22,8 @@ from coopt.tree import replace
 
 BUDGET = 0.4  # s of timing a block asks for; it takes no fewer than three samples whatever that costs
 LATER = ("overhead", "stragglers")  # rows in proportion to all others
+PASSES = ("forward", "forward_backward")
+SHARED = 0.25  # of blocks timed while others were at work, from which their processor seconds are taken for all
 COMPUTE = ("matmul", "attention", "elementwise", "gather")
 
 
@@ -133,24 +136,31 @@ class Timed:
         """True where both passes have a time that can be believed."""
         return self.status in ("ok", "noisy") and all(np.isfinite(time) for time in self.times())
 
-    def times(self) -> tuple[float, float]:
-        """Seconds of the forward pass, and of forward and backward."""
-        phases = self.answer.get("phases", {})
-        said = (phases.get(part, {}).get("time") for part in ("forward", "forward_backward"))
-        forward, both = (float("nan") if time is None else float(time) for time in said)
-        return forward, both
+    def times(self, clock: str = "wall", *, cores: float = 1.0) -> tuple[float, float]:
+        """Seconds of the forward pass, and of forward and backward; or processor seconds / cores."""
+        forward, both = (self._figure(part, {"wall": "time"}.get(clock, clock)) for part in PASSES)
+        return (forward / cores, both / cores) if clock == "processor" else (forward, both)
+
+    @property
+    def foreign(self) -> float:
+        """Share of the processors that others used while this was timed; NaN where nobody said."""
+        return max(self._figure(part, "foreign") for part in PASSES)
+
+    def _figure(self, part: str, name: str) -> float:
+        value = self.answer.get("phases", {}).get(part, {}).get(name)
+        return float("nan") if value is None else float(value)
 
     def document(self) -> dict[str, Any]:
         """The block as `coopt measure --out` writes it and `coopt calibrate` reads it."""
         phases = self.answer.get("phases", {})
-        keys = ("time", "low", "high", "spread", "samples", "compile_s", "flops", "bytes")
+        keys = ("time", "low", "high", "spread", "samples", "foreign", "processor", "compile_s", "flops", "bytes")
         return {
             "name": name(self.job),
             "outcome": self.status,
             "message": self.message,
             "kind": self.answer.get("kind"),
             "device": self.answer.get("device"),
-            **{part: {key: phases.get(part, {}).get(key) for key in keys} for part in ("forward", "forward_backward")},
+            **{part: {key: phases.get(part, {}).get(key) for key in keys} for part in PASSES},
             "flags": self.answer.get("flags", []),
             "digest": self.answer.get("digest"),
             "seconds": self.seconds,
@@ -158,8 +168,34 @@ class Timed:
         }
 
 
+def clock_of(timed: Sequence[Timed], *, cores: float) -> str:
+    """Which clock a set of blocks is compared by: `wall`, or `processor` where this machine was not theirs alone.
+
+    Processor seconds over the number of processors are what a block takes when all of them are its own and it keeps
+    them busy: on two shared cores they repeat within 3% where the clock is off by factors. The two are never mixed.
+    """
+    known = [block for block in timed if all(np.isfinite(block.times("processor", cores=cores)))]
+    shared = sum(block.foreign > FOREIGN for block in timed)
+    return "processor" if len(known) == len(timed) and shared > SHARED * len(timed) else "wall"
+
+
+def settled(timed: Sequence[Timed], *, cores: float) -> list[Timed]:
+    """The blocks with the seconds of the clock that they are compared by, whichever it is, as their times."""
+    usable = [block for block in timed if block.usable]
+    if not usable or clock_of(usable, cores=cores) == "wall":
+        return list(timed)
+
+    def of_processors(block: Timed) -> Timed:
+        phases = dict(block.answer["phases"])
+        for part, seconds in zip(PASSES, block.times("processor", cores=cores), strict=True):
+            phases[part] = phases[part] | {"time": seconds, "low": None, "high": None, "estimator": "processor"}
+        return dataclasses.replace(block, answer={**block.answer, "phases": phases})
+
+    return [of_processors(block) if block.usable else block for block in timed]
+
+
 def of_document(said: Mapping[str, Any]) -> Timed:
     """The inverse of `Timed.document`."""
-    parts = {part: said.get(part) or {} for part in ("forward", "forward_backward")}
+    parts = {part: said.get(part) or {} for part in PASSES}
     answer = {"phases": parts, **{key: said.get(key) for key in ("kind", "device", "flags", "digest")}}
     return Timed(said["job"], str(said.get("outcome")), answer, float(said.get("seconds") or "nan"))

@@ -8,8 +8,9 @@ from typing import Any
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import Hardware
 from coopt.study.blocks import of_document
-from coopt.study.calibration import LEAST, with_constants
+from coopt.study.calibration import LEAST
 from coopt.study.calibration import calibrate as fitted
+from coopt.study.constants import with_constants
 from coopt.tree import replace
 
 

@@ -13,22 +13,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from coopt import units
 from coopt.fit import score
-from coopt.spec.constants import BACKWARD
+from coopt.measure.statistics import kendall_tau, noise_ceiling
 from coopt.spec.nouns import Hardware
-from coopt.study.blocks import Timed, counted, passes
-from coopt.tree import replace
+from coopt.study.blocks import Timed, clock_of, counted
+from coopt.study.constants import FLOOR, SPREAD, before, fit
 
-# Standard deviation, in log units, by which blocks may move each constant from where it stood.
-SPREAD = {"matmul": 0.5, "bandwidth": 0.8, "attention": 0.8, "kernel": 1.0}
-LIMITS = {"matmul": (0.02, 4.0), "bandwidth": (1e8, 1e14), "attention": (0.01, 1.0), "kernel": (1e-8, 1e-3)}
 NOISE = 0.05  # log units a timing may be off beyond its own spread
-FLOOR = 0.03  # least sigma of a calibrated machine: blocks are not whole steps
-STEP = 1e-4  # of a constant in units of its spread, for slopes
 LEAST = 3  # blocks below which nothing is fitted
+FOLDS = 10  # in which blocks are left out of the fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,85 +37,50 @@ class Calibrated:
     after: Mapping[str, Any]
     held_out: Mapping[str, Any]
     blocks: int
-
-
-def constants_of(hardware: Hardware) -> dict[str, float]:
-    """The constants of a machine that blocks can speak of."""
-    return {
-        "matmul": float(hardware.matmul[0]),
-        "bandwidth": float(hardware.bandwidth),
-        "attention": float(hardware.attention),
-        "kernel": float(hardware.kernel),
-    }
-
-
-def with_constants(hardware: Hardware, constants: Mapping[str, Any]) -> Hardware:
-    """The machine with those constants; leaves may be arrays."""
-    same = {name: constants[name] for name in ("bandwidth", "attention", "kernel")}
-    shares = (*(constants["matmul"] for _ in range(4)), *hardware.matmul[4:])
-    return replace(hardware, matmul=shares, attention_backward=BACKWARD * constants["attention"], **same)
+    clock: str = "wall"  # wall | processor
+    tau: float = math.nan  # Kendall's, of blocks left out of the fit
+    tau_ceiling: float = math.nan  # what a perfect model would reach, the timings being as noisy as they are
 
 
 def calibrate(hardware: Hardware, timed: Sequence[Timed]) -> Calibrated | None:
-    """Constants of `hardware` fitted to timed blocks; None where fewer than three blocks have usable times."""
+    """Constants of `hardware` fitted to timed blocks; None where fewer than three blocks have usable times.
+
+    Where others used this machine while blocks were timed, processor seconds take the place of the clock's for all of
+    them: see `blocks.clock_of`.
+    """
     usable = [block for block in timed if block.usable]
     if len(usable) < LEAST:
         return None
-    names, start = tuple(SPREAD), constants_of(hardware)
-    low, high = (np.log([LIMITS[name][side] for name in names]) for side in (0, 1))
-    middle = np.clip(np.log([start[name] for name in names]), low, high)
-    spread = np.array(list(SPREAD.values()))
-    seen = np.log([block.times() for block in usable])  # (blocks, 2)
-    weight = 1.0 / np.array([_noise(block) for block in usable])
-
+    clock = clock_of(usable, cores=float(hardware.cores))
+    seen = np.log([block.times(clock, cores=float(hardware.cores)) for block in usable])
+    weight = 1.0 / np.array([_noise(block, clock) for block in usable])
     groups = counted([block.job for block in usable])
-
-    def said(z: np.ndarray) -> np.ndarray:
-        """Log predictions `(points, blocks, 2)` under constants `middle + z spread`, z of `(points, constants)`."""
-        values = np.exp(np.clip(middle + z * spread, low, high))
-        leaves = {name: values[:, [position]] for position, name in enumerate(names)}
-        told = np.empty((len(z), *seen.shape))
-        for at, ops in groups:
-            told[:, at] = np.stack(passes(ops, with_constants(hardware, leaves)), axis=-1)
-        return np.log(told)
-
-    def fit(rows: np.ndarray) -> Any:
-        def residuals(z: np.ndarray) -> np.ndarray:
-            miss = (said(np.atleast_2d(z)) - seen) * weight
-            return np.concatenate([miss[:, rows].reshape(len(miss), -1), np.atleast_2d(z)], axis=1)
-
-        def slopes(z: np.ndarray) -> np.ndarray:
-            points = residuals(np.concatenate([z + STEP * np.eye(len(z)), z - STEP * np.eye(len(z))]))
-            return ((points[: len(z)] - points[len(z) :]) / (2 * STEP)).T
-
-        return least_squares(
-            lambda z: residuals(z)[0],
-            np.zeros(len(names)),
-            jac=slopes,  # pyright: ignore[reportArgumentType]
-            loss="soft_l1",
-            max_nfev=60,
-        )
-
-    everything = np.ones(len(usable), bool)
-    found = fit(everything)
-    others = [np.arange(len(usable)) != i for i in range(len(usable))]
-    left_out = np.array([said(fit(rows).x[None])[0, i] for i, rows in enumerate(others)])
+    found = fit(hardware, groups, seen, weight)
+    left_out = np.empty_like(seen)
+    for number in range(folds := min(FOLDS, len(usable))):
+        out = np.arange(len(usable)) % folds == number
+        without = fit(hardware, groups, np.where(out[:, None], np.nan, seen), weight, start=found.z)
+        left_out[out] = without.said(groups)[0, out]
     residual = (left_out - seen)[:, 1]
-    values = np.exp(np.clip(middle + found.x * spread, low, high))
-    covariance = np.linalg.pinv(found.jac.T @ found.jac)
+    errors = np.array(list(SPREAD.values())) * np.sqrt(np.diag(found.covariance))
     return Calibrated(
-        constants=dict(zip(names, map(float, values), strict=True)),
-        errors=dict(zip(names, map(float, spread * np.sqrt(np.diag(covariance))), strict=True)),
+        constants=found.constants(),
+        errors=dict(zip(SPREAD, map(float, errors), strict=True)),
         sigma=max(float(np.sqrt(np.mean(residual**2))), FLOOR),
-        before=_errors(said(np.zeros((1, len(names))))[0], seen),
-        after=_errors(said(found.x[None])[0], seen),
+        before=_errors(before(hardware).said(groups)[0], seen),
+        after=_errors(found.said(groups)[0], seen),
         held_out=_errors(left_out, seen),
         blocks=len(usable),
+        clock=clock,
+        tau=kendall_tau(left_out[:, 1], seen[:, 1]),
+        tau_ceiling=noise_ceiling(np.exp(seen[:, 1]), np.exp(seen[:, 1]) / weight[:, 1]),
     )
 
 
-def _noise(block: Timed) -> list[float]:
+def _noise(block: Timed, clock: str) -> list[float]:
     """Log units by which the two times of a block may be off."""
+    if clock == "processor":  # its spread is that of the program, not that of whoever else is at work
+        return [NOISE, NOISE]
     phases = block.answer["phases"]
     spreads = [float(phases[part].get("spread") or 0.0) for part in ("forward", "forward_backward")]
     return [math.hypot(NOISE, spread) for spread in spreads]
@@ -145,9 +105,14 @@ def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: st
         basis = basis or ("" if error is None else f"standard error {error:.2g} of its logarithm")
         return said | ({"basis": basis} if basis else {})
 
-    share = found.constants["matmul"]
-    if share > 1.0:  # blocks were faster than every product measured alone: the peak was too low, no share is above it
-        data["peak"] = {kind: _raised(said, share, fitted) for kind, said in data["peak"].items()}
+    shares = {"fp32": found.constants["matmul_32"], "tf32": found.constants["matmul_32"]}
+    shares = {kind: shares.get(kind, found.constants["matmul_16"]) for kind in ("fp32", "tf32", "bf16", "fp16")}
+    # One share for all wide types stands in a profile; what a type reaches beyond it goes into that type's peak.
+    share = min(1.0, max(shares[kind] for kind in data["peak"] if kind in shares))
+    data["peak"] = {
+        kind: _scaled(said, shares[kind] / share, fitted) if kind in shares else said
+        for kind, said in data["peak"].items()
+    }
     memory = dict(data.get("memory", {}))
     was = memory.get("bandwidth", {}).get("value")
     memory["bandwidth"] = fitted(
@@ -156,9 +121,14 @@ def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: st
         + (f"; a stream was {was}" if was else ""),
     )
     data["memory"] = memory
+    tile = int(found.constants["tile"])
+    data["tile"] = {**data.get("tile", {}), "m": tile, "n": tile, "source": "calibrated", "kind": "fitted"}
     data["fitted"] = {
         **data.get("fitted", {}),
-        "matmul_16": fitted(_rounded(min(share, 1.0)), "matmul"),
+        "matmul_16": fitted(_rounded(share), "matmul_32"),
+        "depth": fitted(_rounded(found.constants["depth"]), "depth"),
+        "passes": fitted(_rounded(found.constants["passes"]), "passes"),
+        "passes_back": fitted(_rounded(found.constants["passes_back"]), "passes_back"),
         "stream": fitted(1, basis="the bandwidth above is what a stream reaches"),
         "attention": fitted(_rounded(found.constants["attention"]), "attention"),
         "kernel": fitted(units.show(found.constants["kernel"], "s", digits=6), "kernel"),
@@ -167,10 +137,12 @@ def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: st
     return data
 
 
-def _raised(said: Mapping[str, Any], share: float, fitted: Any) -> dict[str, Any]:
-    """A measured peak, raised to what blocks reached."""
-    rate = units.parse(said["value"], "FLOP/s") * share
-    return fitted(units.show(rate, "FLOP/s", digits=6), basis=f"blocks reached {share:.3g} of {said['value']}")
+def _scaled(said: Mapping[str, Any], times: float, fitted: Any) -> Mapping[str, Any]:
+    """A measured peak, moved to what blocks reached."""
+    if abs(times - 1.0) < 1e-9:
+        return said
+    rate = units.parse(said["value"], "FLOP/s") * times
+    return fitted(units.show(rate, "FLOP/s", digits=6), basis=f"blocks reached {times:.3g} of {said['value']}")
 
 
 def document(found: Calibrated | None) -> dict[str, Any] | None:
@@ -183,6 +155,9 @@ def document(found: Calibrated | None) -> dict[str, Any] | None:
         "held_out": dict(found.held_out),
         "blocks": found.blocks,
         "sigma": found.sigma,
+        "clock": found.clock,
+        "tau": found.tau,
+        "tau_ceiling": found.tau_ceiling,
         "constants": dict(found.constants),
         "standard_errors": dict(found.errors),
     }

@@ -38,10 +38,9 @@ from coopt.study.emit import as_yaml
 from coopt.study.machines import Here
 from coopt.study.schema import Study
 from coopt.study.screening import Screened
+from coopt.study.shortlist import MORE, Timings, shortlist, time_blocks
 from coopt.study.spaces import Family
 from coopt.workers import Executor
-
-MORE = 2  # times as many blocks as asked for are tried, where some have no usable time
 
 Progress = Callable[[str, int, int], None]
 Opened = Callable[[bool], contextlib.AbstractContextManager[Executor | None]]
@@ -174,7 +173,8 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
         with spent("screen"):
             first = _screened(study, family, hardware, law, aim, "screening", front=not study.measure)
         with spent("measure"):
-            timed = _timed(run, executor, study, first, aim) if study.measure else []
+            timings = _timed(run, executor, study, first, aim) if study.measure else Timings()
+            timed = blocks.settled(timings.timed, cores=_cores(first, study)) if study.measure else []
     with spent("calibrate"):
         found = calibration.calibrate(first[machines.clocked(study)].hardware, timed) if timed else None
     final = first
@@ -205,6 +205,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
                 path=(*own, *_folders(aim.path)),
             ),
             timed=timed,
+            decision=timings,
             calibrated=found,
             elsewhere=far,
             seconds=spent.seconds,
@@ -262,23 +263,28 @@ def _screened(
     return found
 
 
-def _timed(run: Run, executor: Executor | None, study: Study, first: list[Screened], aim: _Aim) -> list[blocks.Timed]:
-    """Compiles and times the best blocks, one after another, until as many as asked for have usable times."""
+def _cores(first: list[Screened], study: Study) -> float:
+    return float(first[machines.clocked(study)].hardware.cores)
+
+
+def _timed(run: Run, executor: Executor | None, study: Study, first: list[Screened], aim: _Aim) -> Timings:
+    """Compiles and times the blocks that the decision needs, at most as many as the study asks for."""
     wanted = int(study.measure)
-    chosen: dict[str, dict[str, Any]] = {}
-    for plan, _ in screening.best(first[machines.clocked(study)], key=lambda plan: blocks.key(blocks.of_plan(plan))):
-        if blocks.alone(plan):
-            chosen[blocks.key(blocks.of_plan(plan))] = blocks.of_plan(plan, study.block)
-        if len(chosen) == wanted * MORE:
-            break
-    timed: list[blocks.Timed] = []
-    for job in chosen.values():
-        usable = sum(block.usable for block in timed)
-        if usable == wanted:
-            break
+    screened = first[machines.clocked(study)]
+    distinct = screening.best(screened, key=lambda plan: blocks.key(blocks.of_plan(plan)))
+    plans = [found for found, _ in zip((f for f in distinct if blocks.alone(f[0])), range(wanted * MORE), strict=False)]
+    listed = shortlist(plans, hardware=screened.hardware, objective=study.objective, own=study.block)
+    usable = 0
+
+    def clock(job: dict[str, Any]) -> blocks.Timed:
+        nonlocal usable
         aim.told("compiling and timing blocks", usable, wanted)
         record = bench.do(run, executor, job, deadline_s=aim.deadline_s, name=blocks.name(job))
         seconds = float("nan") if record["seconds"] is None else record["seconds"]
-        timed.append(blocks.Timed(job, record["status"], record["result"] or {}, seconds, record["message"]))
-    aim.told("compiling and timing blocks", sum(block.usable for block in timed), wanted)
-    return timed
+        timed = blocks.Timed(job, record["status"], record["result"] or {}, seconds, record["message"])
+        usable += timed.usable
+        return timed
+
+    found = time_blocks(listed, clock, wanted=wanted)
+    aim.told("compiling and timing blocks", usable, usable)
+    return found

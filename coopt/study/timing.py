@@ -14,12 +14,13 @@ from coopt.spec import load
 from coopt.spec.nouns import PRECISIONS
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
-from coopt.study import asked, bench, blocks, calibration, host, machines, screening, spaces, targets
+from coopt.study import asked, bench, blocks, calibration, host, machines, screening, spaces, survey, targets
 from coopt.study.designs import split
 from coopt.study.emit import as_yaml
 
 MEASUREMENTS = "measurements.json"
 BLOCKS = 8
+SURVEY = 300.0  # s in which blocks are timed for a calibration
 PROGRAM = 4.0  # s of timing a program of the user's own gets
 SEQ_LEN = 256.0
 
@@ -143,13 +144,15 @@ def _block_of(plan: Any) -> str:
     return blocks.key(blocks.of_plan(plan))
 
 
-def calibrate(options: Any) -> dict[str, Any]:
-    """Fits a profile to measured blocks: of runs, or of files that `coopt measure --out` wrote.
+def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
+    """Fits a profile to measured blocks: of runs, of files that `coopt measure --out` wrote, or timed here and now.
 
+    Where nothing is named, this host is measured, and then the most telling of many blocks are timed on it for at most
+    `--seconds`, and kept beside the profile; with `--hardware` the fit begins at the constants of that profile.
     The profile is the measured host's own, or the chip `--hardware`, and is written to `--out`, or beside what was
     measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
     """
-    sources = [_read(name, options.runs) for name in options.measured]
+    sources = [_read(name, options.runs) for name in options.measured] or [_surveyed(options, told)]
     timed = [blocks.of_document(said) for _, source in sources for said in source["blocks"]]
     chip = _chip(options, sources)
     date = time.strftime("%Y-%m-%d")
@@ -164,7 +167,7 @@ def calibrate(options: Any) -> dict[str, Any]:
                 hint="`coopt measure --out=more.json` times some; several files can be given",
             )
         )
-    data = calibration.profile(chip, found, date=date, blocks=f"{found.blocks} blocks of {', '.join(options.measured)}")
+    data = calibration.profile(chip, found, date=date, blocks=f"{found.blocks} blocks {_origin(options)}")
     out = Path(options.out) if options.out else sources[0][0].parent / f"{data['name']}-calibrated.yaml"
     write_whole(out, as_yaml(data).encode())
     said = calibration.document(found) or {}
@@ -175,6 +178,40 @@ def calibrate(options: Any) -> dict[str, Any]:
         **said,
         "assumed": list(hardware.assumed),
     }
+
+
+def _origin(options: Any) -> str:
+    """Where the blocks of a calibration came from, in words."""
+    return f"of {', '.join(options.measured)}" if options.measured else "that were timed for it"
+
+
+def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
+    """The most telling blocks, timed on this host now, as a file of measurements would say it."""
+    deadline = options.block_seconds or bench.DEADLINE
+    with bench.opened(True) as executor:
+        told("measuring this host", 0, 1)
+        here = machines.measure_host(None, executor, date=time.strftime("%Y-%m-%d"), deadline_s=deadline)
+        told("measuring this host", 1, 1)
+        chip = load.profile("chip", options.hardware, path=options.profile_path).data if options.hardware else here.chip
+        hardware = _hardware(chip, options.profile_path)
+        done = 0
+
+        def clock(job: dict[str, Any]) -> blocks.Timed:
+            nonlocal done
+            told("timing the most telling blocks", done, survey.MOST)
+            record = bench.do(None, executor, job, deadline_s=deadline)
+            done += 1
+            seconds = float("nan") if record["seconds"] is None else record["seconds"]
+            return blocks.Timed(job, record["status"], record["result"] or {}, seconds, record["message"])
+
+        jobs = survey.pool(hardware)
+        timed = survey.survey(hardware, clock, jobs, seconds=options.seconds or SURVEY)
+        told("timing the most telling blocks", done, done)
+    name = host.chip_name(here.measured)
+    file = Path(options.out).with_suffix(".json") if options.out else Path(f"{name}-measured.json")
+    found = finite({"blocks": [block.document() for block in timed], "profile": dict(here.chip)})
+    write_whole(file, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
+    return file, found
 
 
 def _read(name: str, runs: str) -> tuple[Path, dict[str, Any]]:

@@ -18,7 +18,20 @@ from coopt.search.space import digits, settings, size
 from coopt.spec import load, read
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
 from coopt.store import open_run
-from coopt.study import asked, bench, blocks, calibration, elsewhere, emit, host, machines, main, ranking, screening
+from coopt.study import (
+    asked,
+    bench,
+    blocks,
+    calibration,
+    constants,
+    elsewhere,
+    emit,
+    host,
+    machines,
+    main,
+    ranking,
+    screening,
+)
 from coopt.study import spaces as families
 from coopt.study.schema import Study
 from coopt.tree import replace
@@ -281,25 +294,28 @@ def test_equal_blocks_are_one_job():
 
 def test_calibration_finds_the_machine_that_was_timed(here, rng):
     """Efficiency and bandwidth of a hidden machine come back within their errors, and left-out blocks agree."""
-    hidden = calibration.with_constants(here, {"matmul": 0.6, "bandwidth": 3.2e10, "attention": 0.3, "kernel": 2e-5})
+    hidden = constants.with_constants(
+        here,
+        {**constants.constants_of(here), "matmul_32": 0.6, "bandwidth": 3.2e10, "passes_back": 2.0, "kernel": 2e-5},
+    )
     jobs = [block(d, micro_batch) for d in (256, 384, 512, 768) for micro_batch in (1.0, 2.0)]
     found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
     assert found is not None
-    assert found.constants["matmul"] == pytest.approx(0.6, rel=0.05)
+    assert found.constants["matmul_32"] == pytest.approx(0.6, rel=0.05)
     assert found.before["mape"] > 0.2 > 0.05 > found.held_out["mape"]
     assert found.after["mape"] <= found.held_out["mape"] + 1e-6
 
 
 def test_calibrated_profile_loads_and_predicts_the_same(here, rng, tmp_path: Path):
     """The file is the calibration: what it resolves to prices blocks as the fit did."""
-    hidden = calibration.with_constants(here, {**calibration.constants_of(here), "matmul": 0.5})
+    hidden = constants.with_constants(here, {**constants.constants_of(here), "matmul_32": 0.5, "passes_back": 3.0})
     jobs = [block(d, 1.0) for d in (256, 384, 512, 640)]
     found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
     assert found is not None
     data = calibration.profile(host.chip(MEASURED, date=DATE), found, date=DATE, blocks="four blocks")
     (tmp_path / "calibrated.yaml").write_text(emit.as_yaml(data))
     again = load.resolve(str(tmp_path / "calibrated.yaml"), chips=1, stack="jax")
-    fitted = calibration.with_constants(here, found.constants)
+    fitted = constants.with_constants(here, found.constants)
     for job in jobs:
         assert blocks.predicted(job, again) == pytest.approx(blocks.predicted(job, fitted), rel=1e-3)
     assert float(again.sigma) == pytest.approx(found.sigma, rel=1e-3)
@@ -307,16 +323,42 @@ def test_calibrated_profile_loads_and_predicts_the_same(here, rng, tmp_path: Pat
 
 def test_blocks_faster_than_every_product_raise_the_peak(here, rng, tmp_path: Path):
     """A host measured while it was busy: blocks then run faster than its peak, which is put right, not exceeded."""
-    hidden = calibration.with_constants(here, {**calibration.constants_of(here), "matmul": 1.8})
+    hidden = constants.with_constants(here, {**constants.constants_of(here), "matmul_32": 1.8})
     jobs = [block(d, 1.0) for d in (384, 512, 640, 768)]
     found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
-    assert found is not None and found.constants["matmul"] > 1.5
+    assert found is not None and found.constants["matmul_32"] > 1.5
     data = calibration.profile(host.chip(MEASURED, date=DATE), found, date=DATE, blocks="four blocks")
     (tmp_path / "raised.yaml").write_text(emit.as_yaml(data))
     raised = load.resolve(str(tmp_path / "raised.yaml"), chips=1, stack="jax")
     assert max(raised.matmul[:4]) <= 1.0 and raised.peak[0] > 1.5 * here.peak[0]
     for job in jobs:
         assert blocks.predicted(job, raised) == pytest.approx(blocks.predicted(job, hidden), rel=0.1)
+
+
+def test_blocks_timed_among_others_are_compared_by_processor_seconds(here, rng):
+    """Where others used the machine, the clock is off by factors and processor seconds are not; the two never mix."""
+    jobs = [block(d, micro_batch) for d in (256, 384, 512, 768) for micro_batch in (1.0, 2.0)]
+    hidden = constants.with_constants(here, {**constants.constants_of(here), "matmul_32": 0.5, "passes_back": 2.0})
+    timed = []
+    for one in timed_by(hidden, jobs, rng):
+        waited = float(rng.uniform(1.5, 6.0))
+        phases = {
+            part: {"time": waited * said["time"], "processor": 2.0 * said["time"], "foreign": 0.7, "spread": 0.3}
+            for part, said in one.answer["phases"].items()
+        }
+        timed.append(dataclasses.replace(one, answer={"phases": phases}))
+    found = calibration.calibrate(replace(here, cores=2.0), timed)
+    assert found is not None and found.clock == "processor"
+    assert found.held_out["median_ape"] < 0.05
+    assert found.tau >= 0.9 * found.tau_ceiling
+    quiet = [
+        dataclasses.replace(one, answer={"phases": {p: {**s, "foreign": 0.0} for p, s in one.answer["phases"].items()}})
+        for one in timed
+    ]
+    assert blocks.clock_of(quiet, cores=2.0) == "wall"
+    assert blocks.clock_of([*timed[:-1], timed_by(here, jobs[:1], rng)[0]], cores=2.0) == "wall", (
+        "one has no processor seconds"
+    )
 
 
 def test_too_few_blocks_calibrate_nothing(here, rng):
@@ -332,7 +374,7 @@ def test_noise_moves_a_calibration_little(here, rng):
     timed[0] = dataclasses.replace(timed[0], answer={"phases": slow})
     found = calibration.calibrate(here, timed)
     assert found is not None
-    assert found.constants["matmul"] == pytest.approx(float(here.matmul[0]), rel=0.15)
+    assert found.constants["matmul_32"] == pytest.approx(float(here.matmul[0]), rel=0.15)
 
 
 def test_measured_layer_stands_for_the_layers_of_a_step(here):
