@@ -67,14 +67,15 @@ def steps(run: Run, jobs: Mapping[str, Job], crew: Workers) -> Iterator[int]:
                 flying.add(trial)
                 crew.start(trial, jobs[trial])
                 yield len(run.trials.done)
-        news = crew.next() if flying or waiting or not _all_done(run, jobs) else None
+        news = None if not (flying or waiting) and _all_done(run, jobs) else crew.next()
         if news is not None:
             trial, outcome = news
             flying.discard(trial)
             if settle(run, trial, outcome):
                 waiting.append(trial)
-        elif not waiting:  # nothing new here: has another process given something back, or died?
-            if not flying and _all_done(run, jobs):
+        elif not waiting:  # nothing new here: has another process done something, given it back, or died?
+            run.refresh()
+            if _all_done(run, jobs):
                 return
             waiting.extend(trial for trial in run.queue(list(jobs)) if trial not in flying)
         yield len(run.trials.done)
