@@ -74,6 +74,12 @@ FLAGS = {
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
     # fitting
     "from": Flag("the profile whose constants the rows start from: dgx-h100, ./mine.yaml"),
+    "executor": Flag(
+        "where blocks are timed and parts of a sweep priced: this process, its children, Ray, or Slurm's queue",
+        ("serial", "process", "ray", "slurm"),
+    ),
+    "workers": Flag("how many of the executor's jobs run at once", "WHOLE", 2),
+    "ray_address": Flag("address of a Ray cluster; without it --executor=ray starts one on this machine"),
     # measuring
     "program": Flag("your own program, package.module:function; the function returns (step, arguments)"),
     "on": Flag(
@@ -94,6 +100,7 @@ INSIDE = ("model", "hardware", "layout", "workload", "stack", "study", "scenario
 
 WORKLOAD = ("workload", "seq_len", "global_batch", "tokens", "stack")
 PLACE = ("name", "runs")
+WHERE = ("executor", "workers", "ray_address")
 RUN = Word("run", "a run's name (a folder in RUNS) or its path")
 
 COMMANDS = {
@@ -145,7 +152,7 @@ COMMANDS = {
         "coopt.commands.run_report:search",
         (Word("study", "a study's file; without one, the embedded default study", "?"),),
         ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
-        + (*PLACE, "resume", "seed", "block_seconds"),
+        + (*PLACE, "resume", "seed", "block_seconds", *WHERE),
         example="coopt search --model=llama3-70b --hardware=dgx-h100 --chips=1024 --measure=0",
     ),
     "predict": Command(
@@ -230,7 +237,7 @@ COMMANDS = {
         "go on with a run that was stopped or killed",
         "coopt.commands.run_report:resume",
         (RUN,),
-        ("runs", "block_seconds"),
+        ("runs", "block_seconds", *WHERE),
         example="coopt resume default",
     ),
     "report": Command(

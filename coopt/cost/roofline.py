@@ -106,7 +106,7 @@ def vector_bound(hardware: Hardware, passes: Leaf) -> Leaf:
 def compute_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of one occurrence of a compute row, its launches included.
 
-    Pointwise kernels move `passes` times the bytes of perfectly fused ones, and the vector units work on them meanwhile.
+    Pointwise kernels move `passes` times the bytes of perfectly fused ones; the vector units work on them meanwhile.
     """
     if row.kind == "matmul":
         time = matmul_time(hardware, row)

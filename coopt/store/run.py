@@ -122,9 +122,12 @@ class Run:
         """Gives a trial back that was begun and not finished, through no fault of its own."""
         self._give_back("released", trial, reason=reason)
 
-    def crashed(self, trial: str, *, detail: str) -> bool:
-        """Records that the trial's worker died; True when it goes back in the queue, False when it is out."""
-        return self._give_back("crash", trial, detail=detail)
+    def crashed(self, trial: str, *, detail: str, lost: bool = False) -> bool:
+        """Records that the trial's worker died; True when it goes back in the queue, False when it is out.
+
+        `lost`: with its whole host, which says less against the trial than a death under it.
+        """
+        return self._give_back("lost" if lost else "crash", trial, detail=detail)
 
     def file(self, name: str) -> Path:
         """Where the run's file `name` is; never outside the run's directory."""

@@ -1,9 +1,9 @@
 """What the records of a run say about its trials. Derived, never stored: the same records give the same answer.
 
 A trial is *done* once, for ever. A *crash* is a worker that died under a driver that lived to say so: after two the
-trial is done with status `crashed`. A driver that died says nothing about the trial it held (preemption and kill -9
-look the same), so such an *orphan* goes back in the queue, behind everything fresh; only after five dead drivers in
-the same trial is it held to be the cause.
+trial is done with status `crashed`. A driver that died, or a worker that was *lost* with its host, says nothing about
+the trial it held (preemption and kill -9 look the same), so such an orphan goes back in the queue, behind everything
+fresh; only after five in the same trial is it held to be the cause.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coopt.store.frame import Record
 from coopt.store.identity import Owner, alive, this_process
 
 CRASHES = 2  # workers lost in one trial before it is called `crashed`
-ORPHANED = 5  # drivers lost in one trial before the same
+ORPHANED = 5  # drivers and hosts lost in one trial before the same
 
 
 @dataclasses.dataclass
@@ -44,9 +44,10 @@ class Trials:
                     counts.pop(trial, None)
             elif kind == "released":
                 self.begun.pop(trial, None)
-            elif kind == "crash":
+            elif kind in ("crash", "lost"):
                 self.begun.pop(trial, None)
-                self.crashes[trial] = self.crashes.get(trial, 0) + 1
+                counts = self.crashes if kind == "crash" else self.orphaned
+                counts[trial] = counts.get(trial, 0) + 1
             else:
                 self.notes.append(record)
 
@@ -69,7 +70,7 @@ class Trials:
         if self.crashes.get(trial, 0) >= CRASHES:
             return f"its worker died {self.crashes[trial]} times"
         drivers = self.orphaned.get(trial, 0) + (trial in self.begun)
-        return f"{drivers} drivers died while it ran" if drivers >= ORPHANED else ""
+        return f"{drivers} drivers or hosts died while it ran" if drivers >= ORPHANED else ""
 
     def queue(self, ids: Sequence[str]) -> list[str]:
         """The trials among `ids` that may be started now: fresh ones as given, then those that lost an owner."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -16,7 +17,8 @@ from typing import Any
 from coopt import __version__, workers
 from coopt import measure as measure_room
 from coopt.store import Run, finite, identity
-from coopt.workers import Executor, Outcome
+from coopt.study import scheduler
+from coopt.workers import Executor
 
 JOB = "coopt.measure.job:run_job"
 PRELOAD = ("coopt.measure.job",)
@@ -26,16 +28,38 @@ FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREA
 DEADLINE = 180.0  # s for one block, compiling included
 
 
+@dataclasses.dataclass(frozen=True)
+class How:
+    """Where jobs run: the kind of executor, how many at once, and the address of a Ray cluster."""
+
+    executor: str | None = None  # None: children of this process, and sweeps in this process itself
+    workers: int = 2
+    ray_address: str | None = None
+    folder: Path | None = None  # seen by every worker: of Slurm's jobs
+
+
 @contextlib.contextmanager
-def opened(wanted: bool) -> Iterator[Executor | None]:
-    """An executor for jobs on this host, its fork server already on its way; None where none is wanted."""
-    if not wanted:
-        yield None
-        return
-    with workers.process(preload=PRELOAD, reuse=REUSE) as executor:
-        # The server's imports take seconds on one core; there is something else to do meanwhile.
-        threading.Thread(target=_wake, args=(executor,), daemon=True, name="bench").start()
-        yield executor
+def opened(awake: bool, how: How | None = None) -> Iterator[Executor]:
+    """An executor for jobs; `awake`: there will be some, so that a fork server may as well be on its way."""
+    how = how or How()
+    if how.executor == "serial":
+        with workers.serial() as serial:
+            yield serial
+    elif how.executor == "ray":
+        from coopt.workers.on_ray import ray
+
+        with ray(PRELOAD, reuse=REUSE, workers=how.workers, address=how.ray_address) as cluster:
+            yield cluster
+    elif how.executor == "slurm":
+        from coopt.workers.on_slurm import slurm
+
+        with slurm(PRELOAD, workers=how.workers, folder=how.folder) as queue:
+            yield queue
+    else:
+        with workers.process(preload=PRELOAD, reuse=REUSE) as executor:
+            if awake:  # the server's imports take seconds on one core; there is something else to do meanwhile
+                threading.Thread(target=_wake, args=(executor,), daemon=True, name="bench").start()
+            yield executor
 
 
 def _wake(executor: Executor) -> None:
@@ -85,42 +109,19 @@ def trial_of(job: Mapping[str, Any]) -> str:
     return identity(finite(dict(job)), toolchain(), flags(), code(), place())
 
 
-def do(run: Run | None, executor: Executor | None, job: Mapping[str, Any], *, deadline_s: float, **about: Any) -> dict:
+def do(run: Run | None, executor: Executor, job: Mapping[str, Any], *, deadline_s: float, **about: Any) -> dict:
     """What a job came to: `{status, result, message, seconds}`; asked of the journal first, and kept there.
 
     A trial that is done is never done again; one whose child died is tried a second time and then given up.
     """
-    if executor is None:
-        raise ValueError("a job needs an executor: open the bench")
     if run is None:
-        return _record(executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE))
+        return scheduler.record(executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE))
     trial = trial_of(job)
     while trial not in run.trials.done and run.claim(trial, **about):
         outcome = executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE)
-        if outcome.status == "crashed":
-            run.crashed(trial, detail=_last_words(outcome))
-        else:
-            record = finite(_record(outcome))
-            run.finish(trial, record.pop("status"), **record, job=finite(dict(job)), **about)
+        scheduler.settle(run, trial, outcome, job=finite(dict(job)), **about)
     done = run.trials.done.get(trial)
     if done is None:
         return {"status": "crashed", "result": None, "message": "another process is at work on it", "seconds": None}
     return {"status": done["status"], "result": done.get("result"), "seconds": done.get("seconds"),
             "message": done.get("message") or done.get("detail") or ""}  # fmt: skip
-
-
-def _last_words(outcome: Outcome) -> str:
-    """What is known of a death: signal, phase, and the end of what the child wrote."""
-    tail = " ".join(outcome.stderr.split())[-300:]
-    return f"{outcome.signal} in {outcome.phase}: {outcome.message[:300]}" + (f"; it wrote: {tail}" if tail else "")
-
-
-def _record(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "status": outcome.status,
-        "result": outcome.result,
-        "message": _last_words(outcome) if outcome.status == "crashed" else outcome.message,
-        "seconds": outcome.seconds,
-        "phase": outcome.phase,
-        "isolation": outcome.isolation,
-    }

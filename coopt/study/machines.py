@@ -39,7 +39,7 @@ def clocked(study: Study) -> int:
     return next((number for number in here if not _several(study.machines[number])), here[0])
 
 
-def measure_host(run: Run | None, executor: Executor | None, *, date: str, deadline_s: float = bench.DEADLINE) -> Here:
+def measure_host(run: Run | None, executor: Executor, *, date: str, deadline_s: float = bench.DEADLINE) -> Here:
     """Measures this host in a child process, once a run; Refused when it cannot be measured."""
     job = {"kind": "host", "budget_s": BUDGET}
     found = bench.do(run, executor, job, deadline_s=deadline_s, name="host")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from typing import Any
 
 from coopt import store
 from coopt.problems import Problem, Refused
+from coopt.search.space import Space, size
+from coopt.search.sweep import Result
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Law
 from coopt.store import Run
@@ -27,6 +30,7 @@ from coopt.study import (
     elsewhere,
     inputs,
     machines,
+    parts,
     ranking,
     robust,
     screening,
@@ -36,14 +40,17 @@ from coopt.study.answer import Told, answer, save
 from coopt.study.asked import Question
 from coopt.study.emit import as_yaml
 from coopt.study.machines import Here
+from coopt.study.scheduler import Crew
 from coopt.study.schema import Study
 from coopt.study.screening import Screened
 from coopt.study.shortlist import MORE, Timings, shortlist, time_blocks
 from coopt.study.spaces import Family
 from coopt.workers import Executor
 
+LARGE = 2**33  # candidates above which a sweep is done in parts, so that a kill costs one part
+
 Progress = Callable[[str, int, int], None]
-Opened = Callable[[bool], contextlib.AbstractContextManager[Executor | None]]
+Opened = Callable[[bool], contextlib.AbstractContextManager[Executor]]
 
 
 def silent(sentence: str, done: int, total: int) -> None:
@@ -86,11 +93,14 @@ class _Aim:
     deadline_s: float
     path: Any
     opened: Opened = bench.opened
+    how: bench.How = bench.How()
 
     @classmethod
     def of(cls, options: Any, told: Progress) -> _Aim:
         """From the options of a command."""
-        return cls(told, options.block_seconds or bench.DEADLINE, options.profile_path)
+        how = bench.How(options.executor, int(options.workers), options.ray_address, Path(options.runs))
+        opened = functools.partial(bench.opened, how=how)
+        return cls(told, options.block_seconds or bench.DEADLINE, options.profile_path, opened, how)
 
 
 def again(root: Path, kept: store.Saved, executor: Executor, *, told: Progress = silent) -> dict[str, Any]:
@@ -99,12 +109,8 @@ def again(root: Path, kept: store.Saved, executor: Executor, *, told: Progress =
     files = {name: kept.path.joinpath(name).read_bytes() for name in inputs.kept(kept.path)}
     started = str(_header(kept).get("started", ""))
     with store.create(root, kept.name, kept.study, files=files, started=started) as run:
-        aim = _Aim(told, bench.DEADLINE, None, lambda wanted: contextlib.nullcontext(executor if wanted else None))
+        aim = _Aim(told, bench.DEADLINE, None, lambda _: contextlib.nullcontext(executor))
         return _drive(run, asking, aim)
-
-
-def _folders(path: Any) -> tuple[Any, ...]:
-    return (path,) if isinstance(path, str | Path) else tuple(path or ())
 
 
 def _header(run: Run | store.Saved) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
     date = started[:10] or time.strftime("%Y-%m-%d")
     family = spaces.family(study, path=aim.path)
     law = spaces.law_of(study, path=aim.path)
-    with aim.opened(machines.wants_host(study)) as executor:
+    with aim.opened(machines.wants_host(study)) as executor, contextlib.closing(_crew(executor, aim)) as crew:
         with spent("elsewhere"):
             far = elsewhere.entries(study.elsewhere, path=aim.path, told=aim.told) if study.elsewhere else []
         here = None
@@ -170,21 +176,24 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
                 here = machines.measure_host(run, executor, date=date, deadline_s=aim.deadline_s)
                 aim.told("measuring this host", 1, 1)
         hardware = _machines(run, study, here, "measured", date, aim)
+        sweeper = functools.partial(_sweep, run, crew, bool(aim.how.executor))
         with spent("screen"):
-            first = _screened(study, family, hardware, law, aim, "screening", front=not study.measure)
+            first = _screened(study, family, hardware, law, aim, "screening", sweeper, front=not study.measure)
         with spent("measure"):
             timings = _timed(run, executor, study, first, aim) if study.measure else Timings()
             timed = blocks.settled(timings.timed, cores=_cores(first, study)) if study.measure else []
-    with spent("calibrate"):
-        found = calibration.calibrate(first[machines.clocked(study)].hardware, timed) if timed else None
-    final = first
-    if found is not None and here is not None:
-        said = f"{found.blocks} blocks timed in the run {run.name}"
-        chip = calibration.profile(here.chip, found, date=date, blocks=said)
-        hardware = _machines(run, study, Here(here.measured, chip), "calibrated", date, aim, fidelity="interpolated")
-    if study.measure:
-        with spent("screen again"):
-            final = _screened(study, family, hardware, law, aim, "screening again, calibrated", front=True)
+        with spent("calibrate"):
+            found = calibration.calibrate(first[machines.clocked(study)].hardware, timed) if timed else None
+        final = first
+        if found is not None and here is not None:
+            said = f"{found.blocks} blocks timed in the run {run.name}"
+            chip = calibration.profile(here.chip, found, date=date, blocks=said)
+            calibrated = Here(here.measured, chip)
+            hardware = _machines(run, study, calibrated, "calibrated", date, aim, fidelity="interpolated")
+        if study.measure:
+            with spent("screen again"):
+                again = "screening again, calibrated"
+                final = _screened(study, family, hardware, law, aim, again, sweeper, front=True)
     with spent("answer"):
         plans = ranking.ranked(final, top=int(study.top))
         own = tuple(folder for name in ("calibrated", "measured") if (folder := run.path / name).is_dir())
@@ -219,6 +228,17 @@ def _folders(path: Any) -> tuple[Any, ...]:
     return (path,) if isinstance(path, str | Path) else tuple(path or ())
 
 
+def _crew(executor: Executor, aim: _Aim) -> Crew:
+    return Crew(executor, 1 if aim.how.executor == "serial" else aim.how.workers)
+
+
+def _sweep(run: Run, crew: Crew, always: bool, space: Space, hardware: Hardware, **asked: Any) -> Result:
+    """A sweep in this process, or over the crew in parts: where one is asked for, or a space is too large to lose."""
+    if always or size(space) > LARGE:
+        return parts.sweep_in_parts(space, hardware, run=run, crew=crew, **asked)
+    return screening.PLAIN(space, hardware, **asked)
+
+
 class _Clock:
     """Seconds by phase, in the order in which they were spent."""
 
@@ -244,7 +264,15 @@ def _machines(run: Run, study: Study, here: Here | None, folder: str, date: str,
 
 
 def _screened(
-    study: Study, family: Family, hardware: list[Hardware], law: Law | None, aim: _Aim, said: str, *, front: bool
+    study: Study,
+    family: Family,
+    hardware: list[Hardware],
+    law: Law | None,
+    aim: _Aim,
+    said: str,
+    sweeper: Callable[..., Result],
+    *,
+    front: bool,
 ) -> list[Screened]:
     """Every machine's sweep."""
     found = []
@@ -258,6 +286,7 @@ def _screened(
                 key=(lambda plan: blocks.key(blocks.of_plan(plan))) if blocked else screening.kind_of(family),
                 pareto=front,
                 progress=lambda done, total, sentence=sentence: aim.told(sentence, done, total),
+                sweeper=sweeper,
             )
         )  # fmt: skip
     return found
@@ -267,7 +296,7 @@ def _cores(first: list[Screened], study: Study) -> float:
     return float(first[machines.clocked(study)].hardware.cores)
 
 
-def _timed(run: Run, executor: Executor | None, study: Study, first: list[Screened], aim: _Aim) -> Timings:
+def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], aim: _Aim) -> Timings:
     """Compiles and times the blocks that the decision needs, at most as many as the study asks for."""
     wanted = int(study.measure)
     screened = first[machines.clocked(study)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from coopt.study.spaces import Family, chosen, space
 
 KEEP = 2048  # best candidates that a sweep returns first; more are asked for where they are too much alike
 MOST = 65536
+PLAIN = functools.partial(sweep, expression=expression)  # in this process, at one go
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +54,15 @@ def screen(
     key: Callable[[Candidate], Hashable],
     pareto: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    sweeper: Callable[..., Result] = PLAIN,
 ) -> Screened:
-    """Prices every candidate; keeps enough of the best that `distinct` of them differ by `key`."""
+    """Prices every candidate by `sweeper`; keeps enough of the best that `distinct` of them differ by `key`."""
     found = space(study, family, chips=float(hardware.chips))
     names = objectives(study, family)
     keep = KEEP
     while True:
-        result = sweep(found, hardware, law=law, objectives=names, limits=study.limits, keep=keep,
-                       pareto=pareto, expression=expression, progress=progress)  # fmt: skip
+        result = sweeper(found, hardware, law=law, objectives=names, limits=study.limits, keep=keep, pareto=pareto,
+                         progress=progress)  # fmt: skip
         told = Screened(space=found, result=result, family=family, hardware=hardware, law=law)
         many = sum(1 for _ in best(told, key=key, most=distinct))
         if many >= distinct or len(result.top.indices) < keep or keep >= MOST:

@@ -214,8 +214,8 @@ def test_a_run_goes_on_with_the_profiles_it_was_begun_with(tmp_path, monkeypatch
     with create(tmp_path / "runs", "mine", text, files=found):
         pass
     shutil.rmtree(own)
-    document = main.resume(argparse.Namespace(run="mine", runs=str(tmp_path / "runs"), profile_path=None,
-                                              block_seconds=None))  # fmt: skip
+    where = {"executor": None, "workers": 2, "ray_address": None, "block_seconds": None}
+    document = main.resume(told(run="mine", runs=str(tmp_path / "runs"), **where))
     assert document["plans"] and document["plans"][0]["model"] == "mine"
     assert (tmp_path / "runs/mine/inputs/hw_profiles/chips/h100-sxm.yaml").read_bytes() == CHIP.read_bytes()
 

@@ -29,7 +29,7 @@ OUTSIDE = {
     "search": {"jax", "numpy"},
     "measure": {"absl", "flax", "jax", "jaxlib", "numpy", "optax", "orbax", "scipy"},
     "store": {"jax", "numpy", "orbax"},
-    "workers": {"jax", "numpy"},
+    "workers": {"jax", "numpy", "ray", "submitit"},
     "roadmap": {"highspy", "jax", "numpy", "pydantic", "scipy"},
     "report": {"jinja2", "markupsafe", "matplotlib", "numpy", "rich"},
     "commands": {"absl", "rich"},

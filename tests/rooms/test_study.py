@@ -52,8 +52,16 @@ def options(**given):
     """The options of `coopt search` as the command line leaves them."""
     nothing = dict.fromkeys(("study", "model", "hardware", "chips", "layout", "seq_len", "global_batch", "tokens",
                              "stack", "measure", "objective", "loss", "top", "name", "profile_path",
-                             "block_seconds"))  # fmt: skip
-    usual = {"workload": "train", "batch_penalty": "law", "seed": 0, "resume": False, "runs": "runs", "overrides": {}}
+                             "block_seconds", "executor", "ray_address"))  # fmt: skip
+    usual = {
+        "workload": "train",
+        "batch_penalty": "law",
+        "seed": 0,
+        "resume": False,
+        "runs": "runs",
+        "overrides": {},
+        "workers": 2,
+    }
     return argparse.Namespace(**{**nothing, **usual, **given})
 
 
