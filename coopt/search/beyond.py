@@ -62,9 +62,8 @@ def beyond(
         top = Ranked(indices=np.concatenate((first, top.indices))[:keep],
                      values=np.concatenate((_values(whole, proof.digits), top.values))[:keep])  # fmt: skip
     seconds = time.perf_counter() - began
-    evaluated = found.evaluated + proof.priced
-    return dataclasses.replace(found, top=top, evaluated=evaluated, seconds=seconds,
-                               candidates_per_second=evaluated / seconds), proof  # fmt: skip
+    rate = (found.evaluated + proof.priced) / seconds
+    return dataclasses.replace(found, top=top, seconds=seconds, candidates_per_second=rate), proof
 
 
 def _values(task: Task, place: tuple[int, ...]) -> np.ndarray:
