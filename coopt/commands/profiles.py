@@ -47,14 +47,24 @@ def models(options: Any) -> dict[str, Any]:
 
 
 def check(options: Any) -> dict[str, Any]:
-    """Every mistake in some files, or in every YAML file of some folders."""
+    """Every mistake in some files, or in every YAML file of some folders; what a certificate does not prove."""
     from coopt.roadmap.scenario_schema import Scenario
     from coopt.study.schema import Described, Study
 
     schemas = {"scenario": Scenario, "study": Study, "space": Described}
-    files, problems = _files(options.files)
+    proofs = [Path(one) for one in options.files if one.endswith((".json", ".json.gz"))]
+    files, problems = _files(one for one in options.files if Path(one) not in proofs)
     problems += profiles.check(files, path=options.profile_path, schemas=schemas)
-    return {"files": len(files), "errors": [dataclasses.asdict(problem) for problem in problems]}
+    told: list[str] = []
+    if proofs:
+        from coopt.commands.certificates import checked
+
+        for one in proofs:
+            sentence, wrong = checked(one)
+            told += [sentence] * bool(sentence)
+            problems += wrong
+    document = {"files": len(files) + len(proofs), "errors": [dataclasses.asdict(problem) for problem in problems]}
+    return {**document, "proved": told} if told else document
 
 
 def _shown(kinds: tuple[str, ...], name: str, path: Folders) -> dict[str, Any]:

@@ -120,9 +120,9 @@ COMMANDS = {
         jax=False,
     ),
     "check": Command(
-        "validate profiles, models, studies and scenarios; every mistake with its file and line",
+        "validate profiles, models, studies and scenarios, every mistake with its line; check certificates",
         "coopt.commands.profiles:check",
-        (Word("files", "YAML files, or folders of them", "+"),),
+        (Word("files", "YAML files, folders of them, or certificates (.json, .json.gz)", "+"),),
         example="coopt check mine.yaml",
         show="coopt.commands.say:as_text",
         jax=False,

@@ -10,10 +10,11 @@ import numpy as np
 
 from coopt.problems import Problem, Refused
 from coopt.search import bound
-from coopt.search.exact import Task, evaluate
 from coopt.search.price import Expression, price
-from coopt.search.refine import GENERATIONS, STARTS, refine, task_of
-from coopt.search.space import Space, digits, flat, index, size
+from coopt.search.refine import GENERATIONS, STARTS, refine
+from coopt.search.space import Space, digits, index, size
+from coopt.search.straight import Task, straight, task_of
+from coopt.search.straight import objectives as values_of
 from coopt.search.sweep import FRONT, Ranked, Result
 from coopt.spec.nouns import Hardware, Law
 
@@ -62,14 +63,14 @@ def beyond(
         top = Ranked(indices=np.concatenate((first, top.indices))[:keep],
                      values=np.concatenate((_values(whole, proof.digits), top.values))[:keep])  # fmt: skip
     seconds = time.perf_counter() - began
-    evaluated = found.evaluated + proof.priced
-    return dataclasses.replace(found, top=top, evaluated=evaluated, seconds=seconds,
-                               candidates_per_second=evaluated / seconds), proof  # fmt: skip
+    rate = (found.evaluated + proof.priced) / seconds
+    return dataclasses.replace(found, top=top, seconds=seconds, candidates_per_second=rate), proof
 
 
 def _values(task: Task, place: tuple[int, ...]) -> np.ndarray:
     """All objectives of one candidate, `(1, objectives)`."""
-    return evaluate(task, flat(task.space, np.array([place])), (1,))
+    program = straight(task.space, task.expression, task.names)
+    return values_of(task, program, np.array([place]))
 
 
 def _nothing(found: Result, proof: bound.Bounded, total: int) -> Problem:

@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from coopt.search.exact import Task
 from coopt.search.intervals import Bounding, bounding, bounds
 from coopt.search.ranges import Ranges
 from coopt.search.scaled import Powers, exponents, scaled
-from coopt.search.straight import Straight, run, straight, trace
+from coopt.search.straight import Straight, Task, run, straight, trace
 from coopt.spec.nouns import VERDICTS
 
 TOLERANCE = 1e-9  # relative: what is better by less is not looked for

@@ -8,7 +8,6 @@ end at the best candidates until nothing improves. Nothing is proved here: `boun
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections import Counter
@@ -18,14 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from coopt.search.exact import Task
 from coopt.search.pareto import front, graded
 from coopt.search.price import Expression, price
 from coopt.search.space import Space, index, size
-from coopt.search.straight import Straight, run, straight
+from coopt.search.straight import Straight, Task, run, straight, task_of
 from coopt.search.sweep import FRONT, Ranked, Result
 from coopt.spec.nouns import VERDICTS, Hardware, Law
-from coopt.tree import replace
 
 POPULATION = 2048
 GENERATIONS = 80
@@ -33,19 +30,6 @@ STARTS = 16  # candidates that gradients, and the walk along axes, begin at
 STEPS = 40  # of a gradient descent
 WALK = 4096  # choices of an axis that are looked at in a walk; of longer axes the nearest
 ARCHIVE = 4096  # points of the front that are kept while it grows
-
-
-def task_of(
-    space: Space, hardware: Hardware | None, *, law: Law | None, objectives: Sequence[str],
-    limits: Mapping[str, float] | None, expression: Expression,
-) -> Task:  # fmt: skip
-    """What is priced, as sweeps have it: machine and law attached, names of objectives before those of limits."""
-    attached = {name: tree for name, tree in (("hardware", hardware), ("law", law)) if tree is not None}
-    base = jax.tree.map(np.float64, replace(space.base, **attached))
-    names = (*objectives, *(name for name in limits or {} if name not in objectives))
-    bounds = tuple((names.index(name), float(most)) for name, most in (limits or {}).items())
-    return Task(space=dataclasses.replace(space, base=base), expression=expression, names=names,
-                objectives=len(objectives), limits=bounds, block=1, lead=len(space.axes))  # fmt: skip
 
 
 def refine(

@@ -20,9 +20,35 @@ from coopt.problems import Problem, Refused
 from coopt.search.price import Expression
 from coopt.search.space import Space, put
 from coopt.search.terms import Tape, Term
+from coopt.spec.nouns import Hardware, Law
+from coopt.tree import replace
 
 TRUTHS = ("greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "logical_and", "logical_or",
           "logical_not")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What is asked of a space: which objectives, the first `objectives` of `names`, under which limits."""
+
+    space: Space
+    expression: Expression
+    names: tuple[str, ...]
+    objectives: int
+    limits: tuple[tuple[int, float], ...]  # (position in names, upper bound)
+
+
+def task_of(
+    space: Space, hardware: Hardware | None, *, law: Law | None, objectives: Sequence[str],
+    limits: Mapping[str, float] | None, expression: Expression,
+) -> Task:  # fmt: skip
+    """What is priced, as sweeps have it: machine and law attached, names of objectives before those of limits."""
+    attached = {name: tree for name, tree in (("hardware", hardware), ("law", law)) if tree is not None}
+    base = jax.tree.map(np.float64, replace(space.base, **attached))
+    names = (*objectives, *(name for name in limits or {} if name not in objectives))
+    bounds = tuple((names.index(name), float(most)) for name, most in (limits or {}).items())
+    return Task(space=dataclasses.replace(space, base=base), expression=expression, names=names,
+                objectives=len(objectives), limits=bounds)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +110,7 @@ def straight(space: Space, expression: Expression, names: Sequence[str]) -> Stra
     Raises:
       Refused: an objective that is not known for any candidate, such as dollars on a machine without a price.
     """
-    tape, terms, leaves = Tape(limit=-1), {}, {}
+    tape, terms, leaves = Tape(), {}, {}
     for number, one in enumerate(space.axes):
         for field, path in enumerate(one.paths):
             column = one.values[:, field]
@@ -118,6 +144,14 @@ def run(program: Straight, leaves: Mapping[tuple[int, int], np.ndarray]) -> list
             for place in last[number]:
                 values[place] = None
     return [values[place] for place in program.results]
+
+
+def objectives(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
+    """Objectives of candidates by their digits, `(n, objectives)`; infinite where infeasible or unknown."""
+    axes = task.space.axes
+    verdict, *found = run(program, {one: axes[one[0]].values[digits[:, one[0]], one[1]] for one in program.inputs})
+    known = np.stack([np.broadcast_to(one, len(digits)) for one in found[: task.objectives]], axis=1)
+    return np.where((np.broadcast_to(verdict, len(digits)) < 0.5)[:, None] & np.isfinite(known), known, np.inf)
 
 
 def trace(program: Straight, leaves: Mapping[tuple[int, int], Any]) -> list[Any]:

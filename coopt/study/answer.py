@@ -9,6 +9,7 @@ from typing import Any
 
 from coopt.cost import explain
 from coopt.cost.explain import MFU_CONVENTION
+from coopt.search.certificate import certificate
 from coopt.search.space import Candidate
 from coopt.spec.nouns import Model
 from coopt.store import Run, finite
@@ -176,7 +177,11 @@ def _own(told: Told, plan: Candidate, timed: Mapping[str, blocks.Timed]) -> list
 def _sentences(told: Told) -> list[str]:
     """What the answer takes for granted beyond the profiles."""
     study = told.asking.study
-    said = []
+    said = [sentence for one in told.final if (sentence := screening.proved(one))]
+    if not told.plans:
+        said += [
+            f"nothing is left: {sentence}" for one in told.final if (sentence := screening.closest(one, study.limits))
+        ]
     if study.law is not None:
         said.append(
             "batch costs tokens by the critical-batch law in the law's file"
@@ -209,6 +214,10 @@ def save(told: Told, document: Mapping[str, Any]) -> None:
     if told.timed and told.here is not None:
         timed = [block.document() for block in told.timed]
         run.write("measurements.json", _json(finite({"profile": told.here.chip, "blocks": timed})))
+    proofs = [one.proof for one in told.final if one.proof is not None and one.proof.gap == 0.0]
+    for number, proof in enumerate(proofs, start=1):
+        name = "certificate.json" if len(told.final) == 1 else f"certificate-{number}.json"
+        run.write(name, json.dumps(certificate(proof), allow_nan=False, separators=(",", ":")) + "\n")
     run.write(ANSWER, _json(said))
     if not any(note["kind"] == "finished" for note in run.trials.notes):
         run.note("finished", plans=len(said["plans"]), evaluated=said["evaluated"])

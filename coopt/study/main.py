@@ -17,7 +17,6 @@ from typing import Any
 
 from coopt import store
 from coopt.problems import Problem, Refused
-from coopt.search.space import Space, size
 from coopt.search.sweep import Result
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Law
@@ -46,8 +45,6 @@ from coopt.study.screening import Screened
 from coopt.study.shortlist import MORE, Timings, shortlist, time_blocks
 from coopt.study.spaces import Family
 from coopt.workers import Executor
-
-LARGE = 2**33  # candidates above which a sweep is done in parts, so that a kill costs one part
 
 Progress = Callable[[str, int, int], None]
 Opened = Callable[[bool], contextlib.AbstractContextManager[Executor]]
@@ -176,7 +173,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
                 here = machines.measure_host(run, executor, date=date, deadline_s=aim.deadline_s)
                 aim.told("measuring this host", 1, 1)
         hardware = _machines(run, study, here, "measured", date, aim)
-        sweeper = functools.partial(_sweep, run, crew, bool(aim.how.executor))
+        sweeper = functools.partial(parts.sweep_in_parts, run=run, crew=crew) if aim.how.executor else None
         with spent("screen"):
             first = _screened(study, family, hardware, law, aim, "screening", sweeper, front=not study.measure)
         with spent("measure"):
@@ -232,13 +229,6 @@ def _crew(executor: Executor, aim: _Aim) -> Crew:
     return Crew(executor, 1 if aim.how.executor == "serial" else aim.how.workers)
 
 
-def _sweep(run: Run, crew: Crew, always: bool, space: Space, hardware: Hardware, **asked: Any) -> Result:
-    """A sweep in this process, or over the crew in parts: where one is asked for, or a space is too large to lose."""
-    if always or size(space) > LARGE:
-        return parts.sweep_in_parts(space, hardware, run=run, crew=crew, **asked)
-    return screening.PLAIN(space, hardware, **asked)
-
-
 class _Clock:
     """Seconds by phase, in the order in which they were spent."""
 
@@ -270,7 +260,7 @@ def _screened(
     law: Law | None,
     aim: _Aim,
     said: str,
-    sweeper: Callable[..., Result],
+    sweeper: Callable[..., Result] | None,
     *,
     front: bool,
 ) -> list[Screened]:

@@ -17,12 +17,11 @@ from coopt.problems import Refused
 from coopt.search import bound, intervals
 from coopt.search.beyond import beyond
 from coopt.search.certificate import certificate, described, rebuilt, same_expression, write
-from coopt.search.exact import evaluate_flat
 from coopt.search.layouts import layout_space
 from coopt.search.price import price
-from coopt.search.refine import refine, task_of
-from coopt.search.space import Candidate, Space, axis, digits, flat, product, size
-from coopt.search.straight import Straight, digest, run, straight, trace
+from coopt.search.refine import refine
+from coopt.search.space import Candidate, Space, all_digits, axis, digits, flat, product, size
+from coopt.search.straight import Straight, digest, objectives, run, straight, task_of, trace
 from coopt.search.sweep import sweep
 from coopt.spec.nouns import Hardware, Law, LayerKind, Model, Tier, training
 from coopt.tree import replace
@@ -164,10 +163,10 @@ def test_interval_rules_hold_at_zero_infinity_and_nan():
 
 
 def test_the_optimum_is_that_of_brute_force(proof):
-    everyone = np.arange(size(small()))
-    values = evaluate_flat(task(small()), everyone)[:, 0]
+    asked = task(small())
+    program = straight(asked.space, asked.expression, asked.names)
+    values = objectives(asked, program, all_digits(small(), np.arange(size(small()))))[:, 0]
     assert proof.gap == 0.0 and proof.value == values.min()
-    assert evaluate_flat(task(small()), np.array([0]))[0, 0] >= proof.least
     assert values.min() >= proof.least and proof.bounded + proof.priced < size(small())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coopt.commands import profiles
 from coopt.cost import estimate
 from coopt.ops import count
 from coopt.problems import Refused
@@ -471,6 +472,37 @@ def test_search_of_layouts_writes_a_run_and_answers(runs: Path):
     with pytest.raises(Refused, match="begun with"):
         main.search(argparse.Namespace(**{**vars(given), "resume": True, "top": 3}))
     assert main.resume(options(run=str(path)))["plans"] == document["plans"]
+
+
+def test_a_space_too_large_is_refined_bounded_and_certified(runs: Path, monkeypatch):
+    """Past the limit of a sweep the winner is the same, the answer says how it was found, and the run has the proof."""
+    given = options(model="llama3-8b", hardware="dgx-h100", chips=16, global_batch=64.0, top=4,
+                    layout="cp=1,vpp=1,offload=0,order=tp-cp-dp-pp,micro_batch=1")  # fmt: skip
+    swept = main.search(given)
+    monkeypatch.setattr(screening, "EXHAUSTIVE", 100)
+    document = main.search(argparse.Namespace(**{**vars(given), "name": "large"}))
+    assert document["plans"][0]["step_time"] == swept["plans"][0]["step_time"]
+    (said,) = (one for one in document["assumed"] if "too many to price" in one)
+    assert "no candidate has a" in said and "better" not in said
+    told = profiles.check(argparse.Namespace(files=[f"{document['run']}/certificate.json"], profile_path=None))
+    assert not told["errors"] and "proved; of" in told["proved"][0]
+    bent = Path(document["run"]) / "bent.json"
+    bent.write_text((Path(document["run"]) / "certificate.json").read_text().replace('"least"', '"none"'))
+    assert profiles.check(argparse.Namespace(files=[str(bent)], profile_path=None))["errors"]
+
+
+def test_when_nothing_is_left_the_nearest_is_named(runs: Path):
+    """D7: contradictory limits, and no memory: what comes closest, and by how much it misses."""
+    given = options(model="llama3-70b", hardware="dgx-h100", chips=8, global_batch=8.0,
+                    layout="cp=1,vpp=1,offload=0,order=tp-cp-dp-pp,micro_batch=1")  # fmt: skip
+    (said,) = (one for one in main.search(given)["assumed"] if one.startswith("nothing is left"))
+    assert "times the memory there is: llama3-70b with tp=8" in said
+    limited = asked.study_data(None) | {"name": "tight", "limits": {"loss": 1.8}, "measure": 0, "elsewhere": None,
+                                        "machines": [{"hardware": "dgx-h100", "chips": 8}]}  # fmt: skip
+    file = runs / "tight.yaml"
+    file.write_text(emit.as_yaml({key: value for key, value in limited.items() if value is not None}))
+    (said,) = (one for one in main.search(options(study=str(file)))["assumed"] if one.startswith("nothing is left"))
+    assert "the smallest loss of all that run on dgx-h100 x 8 is" in said and "the limit 1.8" in said
 
 
 def test_nothing_is_written_for_a_study_that_cannot_be(runs: Path):
