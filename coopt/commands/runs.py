@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,19 @@ def report(options: Any) -> dict[str, Any]:
             )
         )
     page = Path(options.out) if options.out else path / PAGE
-    write_report(json.loads(saved.content(path / ANSWER)), page)
+    write_report({**json.loads(saved.content(path / ANSWER)), "run": str(path)}, page)
+    if options.serve:
+        _serve(page)
     return {"run": str(path), "report": str(page)}
+
+
+def _serve(page: Path) -> None:
+    """Serves the page to this machine until a signal comes."""
+    from coopt.commands.served import server
+
+    with server(page) as one:
+        print(f"http://{one.server_address[0]}:{one.server_address[1]}/ until Ctrl-C", file=sys.stderr, flush=True)
+        one.serve_forever()
 
 
 def repair(options: Any) -> dict[str, Any]:

@@ -71,6 +71,7 @@ FLAGS = {
     "changed_by": Flag(
         "a profile, by name or as a corrected file: only runs that read it, and what it changes in them"
     ),
+    "serve": Flag("show the page at an address of this machine alone, read-only, until Ctrl-C", ""),
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
     # fitting
     "from": Flag("the profile whose constants the rows start from: dgx-h100, ./mine.yaml"),
@@ -244,7 +245,7 @@ COMMANDS = {
         "write a run's report again: one HTML page that asks nothing of the network",
         "coopt.commands.runs:report",
         (RUN,),
-        ("runs", "out"),
+        ("runs", "out", "serve"),
         example="coopt report default",
         show="coopt.commands.say:as_text",
     ),

@@ -36,6 +36,7 @@ from coopt.store.files import (
 from coopt.store.frame import Record
 from coopt.store.identity import this_process
 from coopt.store.saved import JOURNAL, LOCK, STUDY, content, driver, holder, must_be_run
+from coopt.store.secrets import scrubber
 from coopt.store.trials import Trials, owner_of
 
 
@@ -49,6 +50,7 @@ class Run:
         self.path = Path(path)
         self.name = self.path.name
         self.trials = Trials(alone=not join)
+        self._clean = scrubber()
         self._lock = -1 if join else _take_lock(inside(self.path, LOCK))
         try:
             for folder in (self.path.parent, self.path, *filter(Path.is_dir, self.path.iterdir())):
@@ -139,7 +141,7 @@ class Run:
         if path.parent != self.path:
             with named_errors(path, wanted=0):
                 make_folder(path.parent)
-        write_whole(path, data.encode() if isinstance(data, str) else data)
+        write_whole(path, self._clean(data.encode() if isinstance(data, str) else data))
         return path
 
     def read(self, name: str) -> bytes:
@@ -152,7 +154,7 @@ class Run:
             return self._fold(kind, **fields)
 
     def _fold(self, kind: str, **fields: Any) -> Record:
-        record = self._journal.write(kind, **fields)
+        record = self._journal.write(kind, **self._clean(fields))
         self.trials.fold([record])
         return record
 

@@ -206,7 +206,7 @@ def _sentences(told: Told) -> list[str]:
 
 def save(told: Told, document: Mapping[str, Any]) -> None:
     """Writes the answer into the run, and says in its journal that it was reached."""
-    run, said = told.run, finite(dict(document))
+    run, said = told.run, finite({**document, "run": told.run.name})
     run.write("plans.json", _json({key: said[key] for key in ("objective", "plans", "pareto", "boundary_hits")}))
     if told.asking.study.model is None:
         for model in {plan.model.name: plan.model for plan in told.plans}.values():

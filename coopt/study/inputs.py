@@ -21,6 +21,8 @@ from coopt.problems import Problem, Refused
 from coopt.spec.find import FOLDERS
 from coopt.spec.machine import machine, stack_profile
 from coopt.spec.profiles import chain
+from coopt.spec.read import read as load_file
+from coopt.spec.schema_types import flag
 from coopt.store import Run
 from coopt.study import bench, host
 from coopt.study.schema import HOST, Study
@@ -55,6 +57,17 @@ def folders(run: Path) -> tuple[Path, ...]:
 def kept(run: Path) -> list[str]:
     """Names of the profiles that a run keeps."""
     return sorted(str(file.relative_to(run)) for file in (run / FOLDER).rglob("*.yaml"))
+
+
+def confidential(file: Path) -> bool:
+    """True where a profile holds a value that its owner marked as confidential."""
+
+    def found(tree: Any) -> bool:
+        if isinstance(tree, dict):
+            return bool(flag(tree.get("confidential"))) or any(map(found, tree.values()))
+        return isinstance(tree, list) and any(map(found, tree))
+
+    return found(load_file(file)[0])
 
 
 def files(study: Study, *, path: Any = None) -> dict[str, Path]:

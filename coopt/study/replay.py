@@ -34,6 +34,10 @@ def pack(run: Saved, out: Path) -> bundle.Bundle:
     if not (run.path / ANSWER).is_file():
         hint = f"`coopt resume {run.name}` goes on with it"
         raise Refused(Problem(file=str(run.path), expected="a run that reached its answer", got="none yet", hint=hint))
+    if withheld := [name for name in inputs.kept(run.path) if inputs.confidential(run.path / name)]:
+        hint = "a bundle is for others; the folder of the run is for you"
+        raise Refused(*(Problem(file=str(run.path / name), expected="profiles that may be passed on",
+                                got="confidential values", hint=hint) for name in withheld))  # fmt: skip
     names = [name for name in FILES if (run.path / name).is_file()]
     names += [
         str(file.relative_to(run.path)) for folder in FOLDERS for file in sorted((run.path / folder).rglob("*.yaml"))

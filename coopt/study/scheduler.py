@@ -58,7 +58,8 @@ def steps(run: Run, jobs: Mapping[str, Job], crew: Workers) -> Iterator[int]:
 
     Between two steps nothing is held but the trials in flight: another scheduler, or a kill, may come there.
     """
-    waiting = collections.deque(run.queue(list(jobs)))
+    rest = list(jobs)
+    waiting = collections.deque(run.queue(rest))
     flying: set[str] = set()
     while True:
         while waiting and len(flying) < crew.width:
@@ -67,7 +68,7 @@ def steps(run: Run, jobs: Mapping[str, Job], crew: Workers) -> Iterator[int]:
                 flying.add(trial)
                 crew.start(trial, jobs[trial])
                 yield len(run.trials.done)
-        news = None if not (flying or waiting) and _all_done(run, jobs) else crew.next()
+        news = crew.next() if flying or waiting or _left(run, rest) else None
         if news is not None:
             trial, outcome = news
             flying.discard(trial)
@@ -75,14 +76,15 @@ def steps(run: Run, jobs: Mapping[str, Job], crew: Workers) -> Iterator[int]:
                 waiting.append(trial)
         elif not waiting:  # nothing new here: has another process done something, given it back, or died?
             run.refresh()
-            if _all_done(run, jobs):
+            rest = _left(run, rest)
+            if not rest:
                 return
-            waiting.extend(trial for trial in run.queue(list(jobs)) if trial not in flying)
+            waiting.extend(trial for trial in run.queue(rest) if trial not in flying)
         yield len(run.trials.done)
 
 
-def _all_done(run: Run, jobs: Mapping[str, Job]) -> bool:
-    return all(trial in run.trials.done for trial in jobs)
+def _left(run: Run, trials: list[str]) -> list[str]:
+    return [trial for trial in trials if trial not in run.trials.done]
 
 
 def settle(run: Run, trial: str, outcome: Outcome, **about: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The three kernel services that isolation rests on. On Linux all of them; elsewhere process groups alone.
+"""The kernel services that isolation rests on. On Linux all of them; elsewhere process groups alone.
 
 macOS has no parent-death signal and no subreaper: there a fork server still dies with its parent, because the socket
 between them closes, but a grandchild that leaves its process group is not found.
@@ -14,6 +14,7 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+FILE_LIMIT = 1 << 30  # B that a job may write to one file
 
 
 def die_with(parent: int) -> None:
@@ -58,6 +59,14 @@ def cap_memory(limit: int | None) -> None:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard if limit is None else limit, hard))
+
+
+def cap_files() -> None:
+    """Limits every file that this process and its children write to FILE_LIMIT, and lets them leave no core."""
+    for what, limit in ((resource.RLIMIT_FSIZE, FILE_LIMIT), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(what)
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(what, (limit, limit))
 
 
 def available_memory() -> float:

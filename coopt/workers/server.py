@@ -90,6 +90,7 @@ def _fork(requests: socket.socket, living: dict[int, socket.socket]) -> bool:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         kernel.die_with(server)
+        kernel.cap_files()
         os.close(end)
         requests.close()
         for other in living.values():

@@ -198,3 +198,50 @@ def interval(payload):
     started = time.monotonic()
     time.sleep(0.01)
     return {"started": started, "ended": time.monotonic()}
+
+
+def spin(payload):
+    while True:
+        pass
+
+
+def large_file(payload):
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        file.truncate(payload["bytes"])
+    return {}
+
+
+def large_answer(payload):
+    return {"text": "x" * payload["bytes"]}
+
+
+def limits(payload):
+    return {"core": resource.getrlimit(resource.RLIMIT_CORE)[0], "file": resource.getrlimit(resource.RLIMIT_FSIZE)[0]}
+
+
+def flood_and_die(payload):
+    flood(payload)
+    os.abort()
+
+
+def long_error(payload):
+    raise ValueError("x" * payload["bytes"])
+
+
+def tell_and_die(payload):
+    for name, value in os.environ.items():
+        print(f"{name}={value}", file=sys.stderr)
+    secrets = [value for name, value in os.environ.items() if "planted" in value]
+    print(" ".join(secrets)[:250], file=sys.stderr, flush=True)
+    os.abort()
+
+
+def tell_and_raise(payload, report):
+    report("compile")
+    raise ValueError(" ".join(value for value in os.environ.values() if "planted" in value))
+
+
+def tell_and_answer(payload):
+    return {"outcome": "ok", "message": "tell_and_answer", "environment": dict(os.environ)}

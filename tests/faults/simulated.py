@@ -22,7 +22,7 @@ from coopt.store import create, identity, open_run, resume
 from coopt.store import run as run_module
 from coopt.store import trials as trials_module
 from coopt.store.identity import Owner
-from coopt.study.scheduler import Job, steps
+from coopt.study.scheduler import PAUSE, Job, steps
 from coopt.workers import Outcome
 
 CALLS = ("write", "fsync", "ftruncate")
@@ -65,6 +65,7 @@ class World:
         self.read = self.durable = self.deaths = self.outages = self.steps = 0
         self.countdown = 0  # calls left to a coordinator that is about to die; -1: it is dead
         self.dying = False
+        self.asleep: dict[int, float] = {}  # coordinators that heard nothing, and when they look again
 
     # ------------------------------------------------------------ what the program sees of a machine
 
@@ -126,7 +127,7 @@ class World:
         """The message that comes next, at its time; None when no worker has anything left to say."""
         boxes = [box for box in (self.messages[0], self.messages.get(self.acting.pid)) if box]
         if not boxes:
-            self.now += 1.0
+            self.asleep[self.acting.pid] = self.now + PAUSE
             return None
         when, _, trial, outcome = heapq.heappop(min(boxes, key=lambda box: box[0][:2]))
         self.now = max(self.now, when)
@@ -147,7 +148,7 @@ class World:
         for _ in range(10_000_000):
             while len(living) < self.coordinators:
                 self._arrive(living)
-            coordinator = self.draw.choice(living)
+            coordinator = self._awake(living)
             self.acting, run, going = coordinator
             try:
                 next(going)
@@ -165,6 +166,12 @@ class World:
                 else:
                     self.dying, self.countdown = True, self.draw.randrange(1, 6)
         raise AssertionError("the history does not end")
+
+    def _awake(self, living: list):
+        """A coordinator that has something to do; when none has, time passes until one looks again."""
+        until = [self.asleep.get(owner.pid, 0.0) for owner, _, _ in living]
+        self.now = max(self.now, min(until))
+        return self.draw.choice([one for one, at in zip(living, until, strict=True) if at <= self.now])
 
     def _arrive(self, living: list) -> None:
         self.acting = self._person()
