@@ -32,11 +32,11 @@ KNOWN = (*PARALLEL, *CHOICES, "batch")
 
 @dataclasses.dataclass(frozen=True)
 class _Sizes:
-    """What divisibility is checked against; empty or infinite where an axis of shapes decides it later."""
+    """What divisibility is checked against; where an axis of shapes offers several values, one must do."""
 
-    heads: tuple[int, ...]
-    experts: tuple[int, ...]
-    layers: float
+    heads: tuple[tuple[int, ...], ...]  # of each kind of layer
+    experts: tuple[tuple[int, ...], ...]
+    layers: float  # at most
     seq_len: int  # 0: an axis
     batches: tuple[int, ...]
 
@@ -114,12 +114,16 @@ def _tuples(chips: int, sizes: _Sizes, choices: Mapping[str, Sequence], removed:
 def _expert_ways(chips: int, sizes: _Sizes) -> list[int]:
     if not sizes.experts:
         return [1]
-    return [ways for ways in divisors(chips) if all(experts % ways == 0 for experts in sizes.experts)]
+    return [ways for ways in divisors(chips) if all(_some_divide(ways, offered) for offered in sizes.experts)]
+
+
+def _some_divide(ways: int, offered: Sequence[int]) -> bool:
+    return any(number % ways == 0 for number in offered)
 
 
 def _rule(sizes: _Sizes, *, tp, cp, pp, dp, fsdp, ep, sp) -> str:
     """The first rule that a tuple breaks; empty where it breaks none."""
-    if any(heads % tp for heads in sizes.heads):
+    if not all(_some_divide(tp, offered) for offered in sizes.heads):
         return "tp does not divide the heads"
     if pp > sizes.layers:
         return "more stages than layers"
@@ -129,39 +133,29 @@ def _rule(sizes: _Sizes, *, tp, cp, pp, dp, fsdp, ep, sp) -> str:
         return "dp divides no batch"
     if dp % fsdp:
         return "fsdp does not divide dp"
-    if any(experts % ep for experts in sizes.experts) or (tp * cp * dp) % ep:
+    if not all(_some_divide(ep, offered) for offered in sizes.experts) or (tp * cp * dp) % ep:
         return "ep does not divide the experts, or tp * cp * dp"
     return ""
 
 
 def _sizes(model: Model, workload: Workload, choices: Mapping[str, Sequence], axes: Sequence[Axis]) -> _Sizes:
-    varied = {path for one in axes for path in one.paths}
+    varied = {path: one.values[:, field] for one in axes for field, path in enumerate(one.paths)}
+
+    def offered(position: int, field: str) -> tuple[int, ...]:
+        values = varied.get(f"model.kinds.{position}.{field}")
+        return tuple(int(one) for one in np.unique(getattr(model.kinds[position], field) if values is None else values))
+
     kinds = range(len(model.kinds))
-    heads = tuple(
-        int(model.kinds[i].heads)
-        for i in kinds
-        if f"model.kinds.{i}.heads" not in varied and _one(model.kinds[i].heads)
-    )
-    experts = tuple(
-        int(model.kinds[i].experts)
-        for i in kinds
-        if model.kinds[i].feedforward == "moe" and f"model.kinds.{i}.experts" not in varied
-    )
-    counted = not any(f"model.kinds.{i}.count" in varied for i in kinds)
     phase = workload.train
     free = "workload.phases.0.batch" in varied
     batches = tuple(int(b) for b in choices.get("batch", () if free else (phase.batch,)))
     return _Sizes(
-        heads=heads,
-        experts=experts,
-        layers=float(sum(kind.count for kind in model.kinds)) if counted else np.inf,
+        heads=tuple(offered(i, "heads") for i in kinds),
+        experts=tuple(offered(i, "experts") for i in kinds if model.kinds[i].feedforward == "moe"),
+        layers=float(sum(max(offered(i, "count")) for i in kinds)),
         seq_len=0 if "workload.phases.0.seq_len" in varied else int(phase.seq_len),
         batches=batches,
     )
-
-
-def _one(leaf) -> bool:
-    return np.ndim(leaf) == 0
 
 
 def _plain(field: str, offered: Sequence) -> Axis:

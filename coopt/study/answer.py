@@ -151,7 +151,9 @@ def _best(told: Told, plan: Candidate | None, timed: Mapping[str, blocks.Timed])
                     hardware=machine, assumed=machine.assumed)  # fmt: skip
     evidence = card(design, rows["step_time"])
     winner = _winner(told)
-    hits = ranking.boundary_hits(winner, int(winner.result.top.indices[0])) if winner is not None else []
+    hits = []
+    if winner is not None:
+        hits = ranking.boundary_hits(winner, int(winner.result.top.indices[0]), given=told.asking.study.layout)
     return {
         "explain": rows,
         "boundary_hits": hits,
@@ -187,6 +189,10 @@ def _sentences(told: Told) -> list[str]:
             "batch costs tokens by the critical-batch law in the law's file"
             if study.batch_penalty == "law"
             else "a batch of any size costs no tokens: --batch_penalty=none"
+        )
+    elif study.model is None:
+        said.append(
+            "no law of the loss: shapes are compared by their cost alone, and the cheapest is no better a model"
         )
     if any(block.usable for block in told.timed):
         said.append(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from coopt.cost import estimate, loss
 from coopt.cost.explain import layout_document, plain
-from coopt.cost.quality import Z90, counted_parameters
+from coopt.cost.quality import Z90, counted_parameters, effective_tokens, max_experts
 from coopt.ops import count
 from coopt.search.space import Candidate, digits
 from coopt.spec.nouns import VERDICTS, Hardware
@@ -17,15 +18,11 @@ from coopt.study.objectives import expression, machine_of
 from coopt.study.screening import Screened, best, kind_of
 
 EDGE = 0.02  # of a law's range, in log units of its width: nearer to an end than this is on the edge
-# Fields of a layout whose values are counts that could go on; degrees of parallelism end where the devices do.
-COUNTED = ("micro_batch", "vpp")
-SHAPES = {
-    "model.d_model": "d_model",
-    "model.kinds.0.count": "layers",
-    "workload.tokens": "tokens",
-    "workload.phases.0.batch": "global_batch",
-    **{f"layout.{name}": name for name in COUNTED},
-}
+# Fields that are no quantities: a choice at the end of them is a choice, not an edge.
+CHOICES = ("tied", "norms", "positions", "gated", "bias", "dropout", "schedule", "sp", "zero", "recompute", "order",
+           "fused_attention", "offload")  # fmt: skip
+DEGREES = ("tp", "cp", "pp", "dp", "fsdp", "ep")  # end where the devices do, or where a study says so
+CROWDED = 0.5  # of the critical batch: beyond it a third of the tokens or more is the price of the batch
 
 
 def ranked(several: Sequence[Screened], *, top: int) -> list[Candidate]:
@@ -119,21 +116,42 @@ def _clock(plan: Candidate, timed: Mapping[str, blocks.Timed]) -> float | None:
     return blocks.step_time(plan, block.times()[1])
 
 
-def boundary_hits(screened: Screened, index: int) -> list[str]:
-    """Where the winner sits on the end of an axis that could go on, or of the range of its law, a sentence each."""
-    said = []
-    chosen = digits(screened.space, index)
-    for one, digit in zip(screened.space.axes, chosen, strict=True):
+def boundary_hits(screened: Screened, index: int, *, given: Mapping[str, Any] | None = None) -> list[str]:
+    """Where a candidate sits on the end of an axis that could go on, or of the range of its law, a sentence each.
+
+    `given` are the choices of layout that a study fixed: degrees of parallelism end by nature where it says nothing.
+    """
+    said, plan = [], screened.plan(index)
+    chips = float(machine_of(plan).chips)
+    for one, digit in zip(screened.space.axes, digits(screened.space, index), strict=True):
+        ends: dict[str, list[str]] = {"largest": [], "smallest": []}  # of an axis: tied fields reach theirs together
         for field, path in enumerate(one.paths):
-            values = one.values[:, field]
-            name, value = SHAPES.get(path), float(one.values[digit, field])
-            if name is None or values.min() == values.max():
+            values, value, name = one.values[:, field], float(one.values[digit, field]), _called(path)
+            free = name in DEGREES and (name not in (given or {}) or value >= chips)
+            if values.min() == values.max() or name in CHOICES or path.startswith("layout.precision") or free:
                 continue
             if value == values.max():
-                said.append(f"{name} = {value:g} of the best plan is the largest the space allows: more may be better")
+                ends["largest"].append(f"{name} = {value:g}")
             elif value == values.min() and value > 1.0:
-                said.append(f"{name} = {value:g} of the best plan is the smallest the space allows: less may be better")
-    return said + _law_edges(screened.plan(index))
+                ends["smallest"].append(f"{name} = {value:g}")
+        said += [
+            f"{', '.join(named)} of the best plan {'is' if len(named) == 1 else 'are'} the {end} the space allows: "
+            f"{'more' if end == 'largest' else 'less'} may be better"
+            for end, named in ends.items()
+            if named
+        ]
+    return said + _law_edges(plan)
+
+
+def _called(path: str) -> str:
+    """What people call the field at a path: `layers`, `d_ff`, `global_batch`; of a later kind `1.experts`.
+
+    >>> _called("model.kinds.0.count"), _called("workload.phases.0.batch"), _called("model.kinds.1.experts")
+    ('layers', 'global_batch', '1.experts')
+    """
+    *_, number, field = ("", *path.split("."))
+    field = {"count": "layers", "batch": "global_batch"}.get(field, field)
+    return f"{number}.{field}" if path.startswith("model.kinds.") and number != "0" else field
 
 
 def _law_edges(plan: Candidate) -> list[str]:
@@ -146,8 +164,14 @@ def _law_edges(plan: Candidate) -> list[str]:
         "tokens": (float(plan.workload.tokens), law.tokens),
         "aspect (d_model / layers)": (float(plan.model.d_model) / layers, law.aspect),
         "vocabulary": (float(plan.model.vocab), law.vocabulary),
+        "experts": (float(max_experts(plan.model)), law.experts),
     }
     said = []
+    phase, tokens = plan.workload.train, float(plan.workload.tokens)
+    counted = float(effective_tokens(law, tokens, phase.batch * phase.seq_len))
+    if tokens / counted - 1.0 > CROWDED:
+        said.append(f"global_batch = {float(phase.batch):g} of the best plan is {tokens / counted - 1.0:.2g} of the "
+                    f"critical batch: {1.0 - counted / tokens:.0%} of the tokens are its price")  # fmt: skip
     for name, (value, (low, high)) in figures.items():
         if not (low > 0 and math.isfinite(high) and value > 0):
             continue

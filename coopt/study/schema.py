@@ -167,6 +167,20 @@ class Study(Strict):
     set: Plain = {}  # noqa: RUF012  fields of the model, changed
     elsewhere: Elsewhere | None = None
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _sizes(cls, given: Any) -> Any:
+        """Several cluster sizes of one machine, `chips: [256, 512]`, are several machines."""
+        machines = given.get("machines") if isinstance(given, dict) else None
+        if not isinstance(machines, list):
+            return given
+        several = [
+            one if chips is None else {**one, "chips": chips}
+            for one in machines
+            for chips in (one["chips"] if isinstance(one, dict) and isinstance(one.get("chips"), list) else [None])
+        ]
+        return {**given, "machines": several}
+
     @pydantic.model_validator(mode="after")
     def _complete(self) -> Study:
         if (self.model is None) == (self.space is None):
