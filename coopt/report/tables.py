@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coopt.report import compared, diagnosed, explained, listed, planned, scored, searched, words
+from coopt.report import compared, explained, listed, planned, scored, searched, suspected, words
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
@@ -65,7 +65,7 @@ def page(document: Mapping[str, Any]) -> Page:
     made = {
         "search": searched.page,
         "explain": explained.page,
-        "diagnose": diagnosed.page,
+        "diagnose": suspected.page,
         "compare": compared.page,
         "validate": scored.page,
         "plan": planned.page,
@@ -88,7 +88,7 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     made = {
         "search": searched.grids,
         "explain": explained.grids,
-        "diagnose": diagnosed.grids,
+        "diagnose": suspected.grids,
         "compare": compared.grids,
         "validate": scored.grids,
         "plan": planned.grids,
