@@ -1,6 +1,6 @@
 """Prices every published row by constants fitted without its fold, its chip and its family of chips.
 
-    python scripts/held_out.py          # about two minutes on two cores; writes measurements/held_out.{csv,yaml}
+    python scripts/held_out.py          # about four minutes on two cores; writes measurements/held_out.{csv,yaml}
 
 Run it after scripts/fit_published.py: `coopt validate` and docs/agreement.md take their held-out columns from here,
 and so does the interval of a prediction on a chip that was never measured.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coopt.report import compared, diagnosed, explained, listed, planned, scored, searched, traced, words
+from coopt.report import compared, explained, listed, planned, scored, searched, suspected, traced, words
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
@@ -67,7 +67,7 @@ def page(document: Mapping[str, Any]) -> Page:
     made = {
         "search": searched.page,
         "explain": explained.page,
-        "diagnose": diagnosed.page,
+        "diagnose": suspected.page,
         "trace": traced.page,
         "compare": compared.page,
         "validate": scored.page,
@@ -91,7 +91,7 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     made = {
         "search": searched.grids,
         "explain": explained.grids,
-        "diagnose": diagnosed.grids,
+        "diagnose": suspected.grids,
         "trace": traced.grids,
         "compare": compared.grids,
         "validate": scored.grids,

@@ -49,14 +49,16 @@ def card(design: Design, step_time: float | None) -> dict[str, Any]:
 
 
 def transfer(machine: Hardware) -> dict[str, Any] | None:
-    """What a machine that was never compared is missed by: chips left out of the fit, or whole families; else None.
+    """What machines like one that was never compared are missed by when left out of the fit; None for one that was.
+
+    Of a measured family, those are chips left out whose family kept another; else whole families left out.
 
     From measurements/held_out.yaml: rows, mape, bias and sigma of the log error, with the date they were made.
     """
     unknown = math.isnan(float(machine.sigma))
     if machine.fidelity != "transferred" and not unknown:
         return None
-    kind, of = ("family", "families") if unknown else ("chip", "chips")
+    kind, of = ("family", "families") if unknown else ("sibling", "chips of measured families")
     held = heldout.known()
     return {"of": of, "date": str(held["date"]), **held[kind]}
 

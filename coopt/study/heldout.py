@@ -63,7 +63,7 @@ def write(table: Path, told: Mapping[str, np.ndarray], *, date: str, version: st
 
 
 def summary(table: Path, *, date: str, version: str) -> dict[str, Any]:
-    """The errors of held_out.csv, as held_out.yaml has them: in all, by chip and by family of chips."""
+    """The errors of held_out.csv, as held_out.yaml has them: by chip, by family, and of chips with a sibling left."""
     known = {row["id"]: row for row in rows.read(table)}
     with open(table.with_name("held_out.csv"), newline="", encoding="utf-8") as file:
         held = list(csv.DictReader(file))
@@ -86,6 +86,11 @@ def summary(table: Path, *, date: str, version: str) -> dict[str, Any]:
             at = [i for i, row in enumerate(kept) if of(row) == whose and np.isfinite(times[i])]
             if at:
                 each[whose] = _rounded(transfer.summary([kept[i] for i in at], times[at], measured[at]))
+    # A new chip of a measured family is like a chip left out whose family kept another, not like all chips left out.
+    relatives = [{row["chip"] for row in kept if families[row["chip"]] == families[one["chip"]]} for one in kept]
+    at = [i for i, chips in enumerate(relatives) if len(chips) > 1]
+    times = np.array([rows.number(held[i], "chip") for i in at])
+    document["sibling"] = _rounded(transfer.summary([kept[i] for i in at], times, measured[at]))
     return document
 
 

@@ -65,6 +65,8 @@ def figures(document: Mapping[str, Any]) -> list[Figure]:
         Figure("memory, peaks: worst underestimate", _size("memory", "peaks", "least"), _at("memory", "peaks", "rows"),
                0.05),
         Figure("chips left out: MAPE", _at("left_out", "chip", "mape"), _at("left_out", "chip", "rows"), 0.20),
+        Figure("chips left out, a sibling kept: MAPE", _at("left_out", "sibling", "mape"),
+               _at("left_out", "sibling", "rows"), None),
         Figure("families left out: MAPE", _at("left_out", "family", "mape"), _at("left_out", "family", "rows"), None),
         Figure("90% interval holds", _at("coverage", "share"), _at("coverage", "rows"), (0.85, 0.95)),
     ]  # fmt: skip

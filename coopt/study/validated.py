@@ -46,6 +46,7 @@ def validate(file: str, *, stack: str | None = None, path: Any = None) -> dict[s
         told["held_out"] = {key: value for key, value in said.items() if key != "points"}
         told["left_out"] = {
             "date": str(heldout.known()["date"]),
+            "sibling": heldout.known()["sibling"],
             **{kind: transfer.summary(kept, held[kind], measured) for kind in ("chip", "family")},
             **{f"by_{kind}": heldout.known()[f"by_{kind}"] for kind in ("chip", "family")},
         }

@@ -242,3 +242,25 @@ def test_expert_parallelism():
     dispatch = ours["all_to_all", 4, "forward"] / 2
     assert found["all_to_all", 4] == pytest.approx(dispatch, rel=0.01)
     assert found["all_reduce", 4] == 4 * dispatch
+
+
+# ---------------------------------------------------------------- memory
+
+ARGUED = {
+    "one": FP32,
+    "tensor": replace(FP32, tp=4.0, dp=2.0),
+    "sequence": replace(FP32, tp=2.0, cp=2.0, dp=2.0, sp=1.0, micro_batch=2.0),
+}
+
+
+@pytest.mark.parametrize("name", ARGUED)
+def test_arguments_of_the_compiled_program_are_the_bytes_counted(name):
+    """XLA's argument size on one chip: its weights, and its part of the activations that come in; exact."""
+    layout = ARGUED[name]
+    function, arguments, places = candidates.forward(build(DENSE, layout))
+    compiled = jax.jit(function, out_shardings=places).lower(*arguments).compile()
+    one = model(DENSE)
+    weights = count(one, layout, work(layout)).memory.parameters
+    sized = sizes_of(one, layout)
+    activations = 4.0 * sized.tokens / sized.split * D
+    assert compiled.memory_analysis().argument_size_in_bytes == weights + activations

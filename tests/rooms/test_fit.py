@@ -132,8 +132,11 @@ def test_an_undescribed_stack_gets_its_own_name(steps, tmp_path, rng):
         ({"layers": "-4"}, "layers"),
         ({"layers": ""}, "layers"),
         ({"precision": "fp7"}, "precision"),
-        ({"measured_step_time_s": "fast", "measured_tokens_per_s_per_chip": ""}, "measured_step_time_s"),
-        ({"measured_step_time_s": "0", "measured_tokens_per_s_per_chip": ""}, "measured_step_time_s"),
+        ({"measured_step_time_s": "", "measured_tokens_per_s_per_chip": ""}, "measured_step_time_s"),
+        ({"measured_step_time_s": "fast"}, "measured_step_time_s"),
+        ({"measured_step_time_s": "0"}, "measured_step_time_s"),
+        ({"measured_step_time_s": "nan"}, "measured_step_time_s"),
+        ({"measured_tokens_per_s_per_chip": "-3"}, "measured_tokens_per_s_per_chip"),
         ({"precision": "nvfp4"}, "layout"),
         ({"global_batch": "many"}, "global_batch"),
     ],
@@ -146,6 +149,16 @@ def test_a_bad_row_is_refused_with_its_line(change, field, steps, tmp_path):
     assert (4, field) in {(problem.line, problem.field) for problem in refusal.value.problems}
     assert {problem.file for problem in refusal.value.problems} == {str(tmp_path / "a.csv")}
     assert not (tmp_path / "mine").exists()
+
+
+def test_a_short_line_is_refused_with_its_line(steps, tmp_path):
+    file = Path(written(tmp_path / "a.csv", steps[:4]))
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], lines[3][:60], lines[4]]))
+    with pytest.raises(Refused) as refusal:
+        private.fit(str(file), profile="dgx-h100", out=str(tmp_path / "mine"), date=DATE)
+    assert {problem.line for problem in refusal.value.problems} == {4}
+    assert {"chip", "layers", "measured_step_time_s"} <= {problem.field for problem in refusal.value.problems}
 
 
 def test_two_rows_and_equal_names_are_refused(steps, tmp_path):
