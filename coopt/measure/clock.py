@@ -51,7 +51,7 @@ class Timing:
     floor: float = math.nan  # s, dispatch
     kind: str = "clock"
     foreign: float = math.nan  # share of the processors that others used meanwhile
-    processor: float = math.nan  # s of this process's processors, over all threads: what others do enters little
+    processor: float = math.nan  # s of this process's processors, over all threads: the least of the repetitions
     caches: str = "warm"  # repetitions follow each other and find what the last one left; there is no cold mode to mix
     flags: tuple[str, ...] = ()  # unstable, few-samples, drift, dispatch-bound, not-repeated, foreign-load
 
@@ -70,14 +70,17 @@ def timed(
         repetitions = max(1, min(MOST_TRACED, int(TRACED * budget_s / max(timing.time, floor))))
         seen = trace.traced(lambda: timer(repetitions))
     timing = by_device(timing, seen.spans, runs=repetitions * seen.devices)
-    timing = dataclasses.replace(timing, foreign=foreign(), processor=float(np.median(spent[1:])))
+    timing = dataclasses.replace(timing, foreign=foreign(), processor=min(spent[1:]))
     if timing.foreign > FOREIGN:
         timing = dataclasses.replace(timing, flags=(*timing.flags, "foreign-load"))
     return timing, seen
 
 
 def _processor(timer: Callable[[int], float]) -> tuple[Callable[[int], float], list[float]]:
-    """The timer, and a list that grows by the processor seconds a repetition of each of its calls."""
+    """The timer, and a list that grows by the processor seconds a repetition of each of its calls.
+
+    Others cannot take these away, and add to them only through caches and memory: noise from one side, hence the least.
+    """
     spent: list[float] = []
 
     def watched(repetitions: int) -> float:

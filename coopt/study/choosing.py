@@ -78,7 +78,7 @@ def choose(
 
 
 def informative(slopes: np.ndarray, *, covariance: np.ndarray, noise: float, untried: list[int]) -> tuple[int, float]:
-    """The block whose timing makes all predictions surest, and by what share of their variance.
+    """The block whose timing makes all predictions surest, and how unsure they are now: root mean square, log units.
 
     Timing block i, with slopes A of its log times, takes K (A C A' + noise^2)^-1 K' from the variances of all blocks,
     where K are their covariances with it (A-optimal design for prediction).
@@ -99,4 +99,4 @@ def informative(slopes: np.ndarray, *, covariance: np.ndarray, noise: float, unt
         moved = every @ covariance @ each[i].T
         gains.append(float(np.sum((moved @ np.linalg.inv(shown)) * moved)))
     best = int(np.argmax(gains))
-    return untried[best], gains[best] / max(total, 1e-30)
+    return untried[best], (total / len(every)) ** 0.5

@@ -65,41 +65,44 @@ def time_blocks(listed: Shortlist, clock: Callable[[dict[str, Any]], Timed], *, 
     case, since fewer calibrate nothing. `clock` may remember: the same answers lead to the same order.
     """
     timed: dict[int, Timed] = {}
-    found = Timings()
-    while len(timed) < len(listed.jobs) and sum(block.usable for block in timed.values()) < wanted:
-        choice = _choice(listed, timed)
-        untried = [i for i in range(len(listed.jobs)) if i not in timed]
-        if sum(block.usable for block in timed.values()) >= LEAST and choice.decided:
-            break
-        number = max(untried, key=lambda i: (choice.worth[i], -i)) if timed else untried[0]
+    if not listed.jobs:
+        return Timings()
+    groups, number = blocks.counted(listed.jobs), 0
+    choice, known = None, constants.before(listed.hardware)
+    while choice is None or len(timed) < len(listed.jobs):
         timed[number] = clock(listed.jobs[number])
-    if timed:
-        last = _choice(listed, timed)
-        found = Timings(tuple(timed.values()), last.regret, last.decided)
-    return found
+        choice, known = _choice(listed, groups, timed, known)
+        usable = sum(block.usable for block in timed.values())
+        if usable >= wanted or usable >= LEAST and choice.decided:
+            break
+        worth = choice.worth
+        untried = [i for i in range(len(listed.jobs)) if i not in timed]
+        number = max(untried, key=lambda i: (worth[i], -i), default=0)
+    return Timings(tuple(timed.values()), choice.regret, choice.decided)
 
 
-def _choice(listed: Shortlist, timed: dict[int, Timed]) -> Choice:
-    """What timing each block would be worth, by all that has been timed."""
+def _choice(
+    listed: Shortlist, groups: Any, timed: dict[int, Timed], known: constants.Fit
+) -> tuple[Choice, constants.Fit]:
+    """What timing each block would be worth, by all that has been timed, and the constants that says it by."""
     usable = {i: block for i, block in timed.items() if block.usable}
-    groups = blocks.counted(listed.jobs)
-    known = constants.before(listed.hardware)
-    start = known.said(groups)[0, :, 1]
+    start = constants.before(listed.hardware).said(groups)[0, :, 1]
     seen = np.full((len(listed.jobs), 2), np.nan)
     if usable:
         cores = float(listed.hardware.cores)
         clock = blocks.clock_of(list(usable.values()), cores=cores)
         for i, block in usable.items():
             seen[i] = np.log(block.times(clock, cores=cores))
-        known = constants.fit(listed.hardware, groups, seen, np.full(seen.shape, 1.0 / NOISE))
+        known = constants.fit(listed.hardware, groups, seen, np.full(seen.shape, 1.0 / NOISE), start=known.z)
     both = np.where(np.isnan(seen[:, 1]), known.said(groups)[0, :, 1], seen[:, 1])
     residual = np.where(np.isnan(seen[:, 1]), known.residual, 0.3 * NOISE)
     objective = listed.objective * (1.0 + listed.elasticity * (np.exp(both - start) - 1.0))
     slopes = np.where(np.isnan(seen[:, 1]), known.slopes(groups)[:, :, 1], 0.0)
-    return choose(
+    choice = choose(
         objective,
         slopes=(slopes * listed.elasticity).T,
         covariance=known.covariance,
         residual=residual * listed.elasticity,
         noise=NOISE,
     )
+    return choice, known

@@ -17,7 +17,7 @@ from coopt.study.choosing import informative
 
 POOL = 160  # shapes among which is chosen
 MOST = 48  # blocks that are timed
-ENOUGH = 0.02  # share of the predictions' variance below which another block tells nothing
+SURE = 0.02  # log units by which constants may leave predictions off, below which another block tells nothing
 SECONDS = (1e-3, 0.4)  # of a block, forward and backward, by what is known before
 SLACK = 4.0  # times as fast as it was measured that a machine may be
 WIDTHS = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
@@ -85,8 +85,8 @@ def survey(
     while len(timed) < min(most, len(jobs)) and (len(timed) < LEAST or time.monotonic() < until):
         untried = [i for i in range(len(jobs)) if i not in timed]
         noise = math.hypot(known.residual, NOISE)
-        number, told = informative(known.slopes(groups), covariance=known.covariance, noise=noise, untried=untried)
-        if sum(block.usable for block in timed.values()) > len(constants.SPREAD) and told < ENOUGH:
+        number, unsure = informative(known.slopes(groups), covariance=known.covariance, noise=noise, untried=untried)
+        if sum(block.usable for block in timed.values()) > len(constants.SPREAD) and unsure < SURE:
             break
         timed[number] = clock(jobs[number])
         usable = {i: block for i, block in timed.items() if block.usable}

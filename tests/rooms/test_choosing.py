@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from coopt.study import blocks, constants, shortlist
+from coopt.commands.parse import parse
+from coopt.spec import load
+from coopt.study import blocks, calibration, constants, screening, shortlist, survey, timing
 from coopt.study.choosing import choose
 from tests.rooms.test_study import SMALL, WORK, here, study, swept, timed_by  # noqa: F401  `here` is a fixture
 
@@ -75,8 +77,6 @@ def test_the_loop_stops_when_the_ranking_is_decided(here, rng):  # noqa: F811
     """On a hidden machine the plan that is taken is within 2% of the best, with fewer blocks than there are."""
     told = swept(study(space=SMALL, workload=WORK), here)
     key = lambda plan: blocks.key(blocks.of_plan(plan))  # noqa: E731
-    from coopt.study import screening
-
     plans = list(screening.best(told, key=key))[:12]
     listed = shortlist.shortlist(plans, hardware=here, objective="time_per_token")
     hidden = constants.with_constants(here, {**constants.constants_of(here), "matmul_32": 0.5, "passes_back": 2.0})
@@ -88,8 +88,6 @@ def test_the_loop_stops_when_the_ranking_is_decided(here, rng):  # noqa: F811
     found = shortlist.time_blocks(listed, lambda job: timed_by(hidden, [job], rng)[0], wanted=12)
     assert 3 <= len(found.timed) < len(listed.jobs)
     assert found.decided and found.regret < 0.005
-    choice = shortlist._choice(listed, {listed.jobs.index(b.job): b for b in found.timed})
-    assert choice.regret == pytest.approx(found.regret)
     fitted = constants.fit(
         here, blocks.counted(listed.jobs),
         np.array([np.log(b.times()) if (b := _of(found, job)) else (math.nan, math.nan) for job in listed.jobs]),
@@ -106,10 +104,47 @@ def _of(found, job):
 
 
 def test_an_objective_without_time_stops_after_the_least(here, rng):  # noqa: F811
-    from coopt.study import screening
-
     told = swept(study(space=SMALL, workload=WORK), here)
     plans = list(screening.best(told, key=lambda plan: blocks.key(blocks.of_plan(plan))))[:6]
     listed = shortlist.shortlist(plans, hardware=here, objective="memory_share")
     found = shortlist.time_blocks(listed, lambda job: timed_by(here, [job], rng)[0], wanted=6)
     assert len(found.timed) == 3
+
+
+# ---------------------------------------------------------------- a survey, where there is no decision to make
+
+
+def test_a_few_telling_blocks_calibrate_as_well_as_all(here, rng):  # noqa: F811
+    """On a hidden machine, the chosen blocks predict those that were never timed about as well as timing all would."""
+    jobs = survey.pool(here, count=60)
+    assert len(jobs) == 60
+    assert len({blocks.key(job) for job in jobs}) == 60
+    changes = {"matmul_32": 0.5, "matmul_16": 0.9, "passes": 3.0, "passes_back": 2.5, "bandwidth": 2e10, "kernel": 1e-5}
+    hidden = constants.with_constants(here, {**constants.constants_of(here), **changes})
+    timed = survey.survey(here, lambda job: timed_by(hidden, [job], rng, noise=0.03)[0], jobs)
+    assert len(constants.SPREAD) < len(timed) <= 30
+    found = calibration.calibrate(here, timed)
+    machine = constants.with_constants(here, found.constants)
+    done = {blocks.key(block.job) for block in timed}
+    rest = [job for job in jobs if blocks.key(job) not in done]
+    off = [blocks.predicted(job, machine)[1] / blocks.predicted(job, hidden)[1] - 1.0 for job in rest]
+    assert np.median(np.abs(off)) < 0.03
+
+
+def test_a_survey_keeps_its_time_and_passes_over_what_fails(here, rng):  # noqa: F811
+    jobs = survey.pool(here, count=12)
+    hopeless = lambda job: blocks.Timed(job, "compile-error", {}, 1.0, "no")  # noqa: E731
+    assert len(survey.survey(here, hopeless, jobs, most=5)) == 5
+    assert len(survey.survey(here, lambda job: timed_by(here, [job], rng)[0], jobs, seconds=0.0)) == 3
+
+
+@pytest.mark.slow
+def test_calibrate_alone_measures_and_writes_a_profile(tmp_path, monkeypatch):
+    """`coopt calibrate` with nothing named: this host, in a minute, to a profile that every command takes."""
+    monkeypatch.chdir(tmp_path)
+    said = timing.calibrate(parse(["calibrate", "--seconds=20", "--out=here.yaml"]))
+    assert said["blocks"] >= 3
+    machine = load.resolve("here.yaml", chips=1, stack="jax")
+    assert machine.fidelity == "interpolated"
+    again = timing.calibrate(parse(["calibrate", "here.json", "--out=again.yaml"]))
+    assert again["constants"] == pytest.approx(said["constants"], rel=1e-6)

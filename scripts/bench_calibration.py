@@ -1,0 +1,150 @@
+"""How well a calibrated machine predicts blocks that it has not seen, and how few timings that takes.
+
+    python scripts/bench_calibration.py --blocks=60
+    python scripts/bench_calibration.py --measured=held-out.json --profile=this-host.yaml
+
+Times random blocks on this machine (about 5 s each on two quiet cores), splits them, and prints for the held-out half:
+the median and 90th-percentile error of forward and of forward with backward; Kendall's tau, the ceiling that the noise
+of the timings sets, and their ratio; then the same error against the number of timings, chosen one by one for what they
+tell, beside that of all timings of the other half. `--out` keeps the timings, `--measured` takes them from a file, and
+`--profile` scores a profile that `coopt calibrate` wrote instead of fitting one. It also says what others used of the
+machine meanwhile and which clock that left: wall, or processor seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_enable_x64", True)
+
+from coopt.measure.statistics import kendall_tau, noise_ceiling  # noqa: E402
+from coopt.spec import load  # noqa: E402
+from coopt.store import finite  # noqa: E402
+from coopt.study import bench, blocks, constants, machines, survey  # noqa: E402
+from coopt.study.calibration import NOISE  # noqa: E402
+from coopt.study.choosing import informative  # noqa: E402
+from coopt.study.emit import as_yaml  # noqa: E402
+
+BLOCKS = flags.DEFINE_integer("blocks", 60, "blocks to time, half of them held out")
+MEASURED = flags.DEFINE_string("measured", "", "timings of an earlier run, instead of new ones")
+PROFILE = flags.DEFINE_string("profile", "", "a calibrated profile to score on all of the blocks")
+OUT = flags.DEFINE_string("out", "", "where to keep the timings")
+SEED = flags.DEFINE_integer("seed", 1, "of the shapes and of the split")
+
+
+def measured() -> dict:
+    """Random blocks timed on this machine, each in a child, and the machine's profile as first measured."""
+    date = time.strftime("%Y-%m-%d")
+    with bench.opened(True) as executor:
+        here = machines.measure_host(None, executor, date=date)
+        hardware = resolved(here.chip)
+        timed = []
+        for job in survey.pool(hardware, count=BLOCKS.value, seed=SEED.value):
+            record = bench.do(None, executor, job, deadline_s=bench.DEADLINE)
+            timed.append(
+                blocks.Timed(job, record["status"], record["result"] or {}, record["seconds"], record["message"])
+            )
+            print(f"\r{len(timed)} of {BLOCKS.value} blocks, load {os.getloadavg()[0]:.1f}", end="", flush=True)
+    print()
+    return finite({"blocks": [block.document() for block in timed], "profile": dict(here.chip)})
+
+
+def resolved(chip: dict):
+    """The machine of a chip's file."""
+    file = Path(f".{chip['name']}.yaml")
+    file.write_text(as_yaml(chip), encoding="utf-8")
+    try:
+        return load.resolve(str(file), chips=1, stack="jax")
+    finally:
+        file.unlink()
+
+
+def errors(miss: np.ndarray) -> str:
+    """Median and 90th percentile of relative errors, from log(predicted / measured)."""
+    off = np.abs(np.expm1(miss))
+    return f"median {np.median(off):.1%}, 90% within {np.quantile(off, 0.9):.1%}"
+
+
+def tell(what: str, miss: np.ndarray, seen: np.ndarray, noise: np.ndarray) -> None:
+    """Errors and ranks of held-out blocks, `(blocks, 2)`."""
+    both = np.exp(seen[:, 1])
+    tau, ceiling = kendall_tau(seen[:, 1] + miss[:, 1], seen[:, 1]), noise_ceiling(both, both * noise)
+    print(f"{what} ({len(seen)} blocks)")
+    print(f"  forward                 {errors(miss[:, 0])}")
+    print(f"  forward and backward    {errors(miss[:, 1])}")
+    print(f"  Kendall's tau           {tau:.3f}; ceiling by noise {ceiling:.3f}; over the ceiling {tau / ceiling:.3f}")
+
+
+def growing(hardware, groups, seen: np.ndarray, train: list[int], test: list[int]) -> None:
+    """The held-out error as timings are added, the most telling first."""
+    weight = np.full(seen.shape, 1.0 / NOISE)
+    known, taken = constants.before(hardware), []
+
+    def fitted(rows, start=None):
+        return constants.fit(hardware, groups, np.where(_is(rows, len(seen)), seen, np.nan), weight, start=start)
+
+    def error(fit) -> float:
+        return float(np.median(np.abs(np.expm1(fit.said(groups)[0, test] - seen[test]))))
+
+    whole = error(fitted(train))
+    print(f"held-out median error by all {len(train)} timings: {whole:.1%}; by the most telling of them:")
+    reached = None
+    for count in range(1, min(len(train), 60) + 1):
+        left = [i for i in train if i not in taken]
+        noise = float(np.hypot(known.residual, NOISE))
+        number, _ = informative(known.slopes(groups), covariance=known.covariance, noise=noise, untried=left)
+        taken.append(number)
+        known = fitted(taken, start=known.z)
+        if reached is None and count > len(constants.SPREAD) - 1 and error(known) <= 1.05 * whole:
+            reached = count
+        if count in (3, 6, 9, 12, 16, 20, 24, 32, 40, 50, 60):
+            print(f"  {count:3} timings  {error(known):.1%}")
+    print(f"within 5% of that error after {reached or 'more than ' + str(len(taken))} timings")
+
+
+def _is(rows: list[int], count: int) -> np.ndarray:
+    found = np.zeros((count, 1), bool)
+    found[rows] = True
+    return found
+
+
+def main(_: list[str]) -> None:
+    """Measures or reads, splits, fits, prints."""
+    data = json.loads(Path(MEASURED.value).read_text()) if MEASURED.value else measured()
+    if OUT.value:
+        Path(OUT.value).write_text(json.dumps(data, indent=1))
+    timed = [block for said in data["blocks"] if (block := blocks.of_document(said)).usable]
+    hardware = resolved(data["profile"])
+    cores = float(hardware.cores)
+    clock = blocks.clock_of(timed, cores=cores)
+    seen = np.log([block.times(clock, cores=cores) for block in timed])
+    noise = np.full(len(timed), NOISE)
+    if clock == "wall":
+        noise = np.array([block.answer["phases"]["forward_backward"].get("spread") or NOISE for block in timed])
+    foreign = np.median([block.foreign for block in timed])
+    print(f"{len(timed)} usable blocks of {len(data['blocks'])}; others used {foreign:.0%} of the processors;", end=" ")
+    print(f"clock: {clock}")
+    groups = blocks.counted([block.job for block in timed])
+    if PROFILE.value:
+        machine = load.resolve(PROFILE.value, chips=1, stack="jax")
+        tell(PROFILE.value, constants.before(machine).said(groups)[0] - seen, seen, noise)
+        return
+    order = np.random.default_rng(SEED.value).permutation(len(timed))
+    train, test = [int(i) for i in order[: len(order) // 2]], [int(i) for i in order[len(order) // 2 :]]
+    tell("before calibration", (constants.before(hardware).said(groups)[0] - seen)[test], seen[test], noise[test])
+    weight = np.full(seen.shape, 1.0 / NOISE)
+    fit = constants.fit(hardware, groups, np.where(_is(train, len(seen)), seen, np.nan), weight)
+    tell("held out, after calibration", (fit.said(groups)[0] - seen)[test], seen[test], noise[test])
+    growing(hardware, groups, seen, train, test)
+
+
+if __name__ == "__main__":
+    app.run(main)
