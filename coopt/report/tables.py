@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coopt.report import compared, explained, listed, planned, scored, searched, words
+from coopt.report import codesigned, compared, explained, listed, planned, scored, searched, words
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
 # The order matters: the first mark that a document carries says what it is.
 _KINDS = (
     ("search", ("plans", "evaluated")),
+    ("codesign", ("breakeven", "wishes")),
     ("plan", ("deployments", "training_runs")),
     ("compare", ("ratio", "by_rate")),
     ("validate", ("scored", "mape")),
@@ -31,6 +32,7 @@ _LISTS = {
     "explain": "rows",
     "compare": "by_row",
     "plan": "deployments",
+    "codesign": "chips",
     "validate": "points",
     "predict": "rows",
     "hardware": "hardware",
@@ -66,6 +68,7 @@ def page(document: Mapping[str, Any]) -> Page:
         "compare": compared.page,
         "validate": scored.page,
         "plan": planned.page,
+        "codesign": codesigned.page,
     }
     name = kind(document)
     if name == "predict":
@@ -88,6 +91,7 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
         "compare": compared.grids,
         "validate": scored.grids,
         "plan": planned.grids,
+        "codesign": codesigned.grids,
         "predict": lambda d: (scored.predictions(d),),
     }
     return made.get(kind(document), listed.grids)(document)
@@ -97,10 +101,10 @@ def table(document: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """The document as text: the answer in sentences, tables, what was assumed. At most `width` columns."""
     paragraphs: list[str] = []
     name = kind(document)
-    if name in ("search", "explain", "compare", "validate", "plan"):
+    if name in ("search", "explain", "compare", "validate", "plan", "codesign"):
         paragraphs += [_fill(page(document).lead, width)]
     paragraphs += [text(g, width=width) for g in grids(document)]
-    if name in ("search", "explain", "compare", "plan"):
+    if name in ("search", "explain", "compare", "plan", "codesign"):
         paragraphs += _card(document, width)
     if name == "search" and document.get("run") is not None:
         paragraphs += [f"run: {words.plain(document['run'])}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,7 +63,8 @@ def design(
     )
     shape = attempt(lambda: load.model(model, path=path, **inside.get("model", {})))
     if machine is not None and watts is not None:
-        machine = attempt(lambda: capped(machine, watts, path=path))
+        machine = attempt(functools.partial(capped, machine, watts, path=path))
+        said += machine.assumed[:1] if machine is not None else ()
     cut = None
     if machine is not None and shape is not None:
         text = ",".join(part for part in (layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items())) if part)
