@@ -152,11 +152,11 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     answer = words.mapped(chosen(document).get("silicon"))
     volume, least = words.figure(even.get("volume")), words.figure(even.get("least")) or 0.0
     gain = words.figure(document.get("gain"))
-    told = words.NOT_KNOWN if gain is None else f"{gain:.2f}"
+    told, share = (words.NOT_KNOWN,) * 2 if not gain else (f"{gain:.2f}", words.percent(1.0 / gain, places=0))
     first = (
         f"Ordered in {words.count(asked.get('volume'))}, the best chip found does {told} times the work a dollar of "
-        f"{words.plain(asked.get('vendor'))} as it is sold, over the mix of futures; the chance that it does more at "
-        f"all, given how far software differs between families, is {words.percent(document.get('chance'))}."
+        f"{words.plain(asked.get('vendor'))} as it is sold, over the mix of futures; at {share} of the speed that is "
+        "priced it would do as much."
     )
     if volume is None:
         second = "There is no volume at which it costs less than the bought chip."

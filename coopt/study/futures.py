@@ -53,6 +53,11 @@ def futures(
         raise Refused(
             *(Problem(field="mix", expected=f"one of {', '.join(NAMES)}", got=n[:40], hint=hint) for n in unknown)
         )
+    if batch != int(batch) or ("context-8x" in mix and batch % 8):
+        raise Refused(
+            Problem(field="global_batch", expected="whole sequences, in eights for context-8x", got=f"{batch:g}",
+                    hint="its sequences are eight times as long, and as many fewer")
+        )  # fmt: skip
     total = sum(mix.values())
     wide = tuple(recipe for recipe in precision if recipe != "nvfp4") or ("bf16",)
     asked = {
@@ -84,7 +89,7 @@ def _future(name, weight, model, seq_len, batch, precision, *, chips, aspect) ->
     if not spaces:
         raise Refused(
             Problem(field=f"mix.{name}", expected="a batch that divides among the chips", got=f"{batch:g} sequences",
-                    hint="give --global_batch in sequences, a multiple of 8 times the chips' largest power of two")
+                    hint="give --global_batch in sequences, a multiple of the chips or a power of two")
         )  # fmt: skip
     return Future(name, weight, tuple(dict.fromkeys(label for label, _, _ in spaces)), tuple(spaces))
 

@@ -19,7 +19,7 @@ from coopt.tree import replace
 MODEL, VENDOR, CHIPS, VOLUME = "llama3-70b", "b200", 1024, 100_000
 PRECISION = ("bf16", "fp8", "nvfp4")
 LAW = "chinchilla-besiroglu"  # whose range of shapes bounds the shapes that are offered
-SAMPLES = 512
+SAMPLES = 256
 FLEETS = (0.25, 0.5, 1.0, 2.0)  # of the bought fleet's chips that another chip's fleet may have
 BEGIN = 2027.0  # year in which a part ordered now begins to be developed
 

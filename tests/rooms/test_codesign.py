@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +32,7 @@ from coopt.study.screens import best, priced, values
 from coopt.study.wishes import SMOOTH, wishes, work
 from coopt.tree import replace
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"model": "llama3-8b", "chips": 32, "batch": 32.0, "samples": 16, "precision": ("bf16", "nvfp4")}
 BOTH = {"today": 2.0, "no-fp4": 1.0}
 
@@ -167,7 +172,7 @@ def test_wishes_are_the_gradient(bench):
         return jnp.log({"time": cost.step_time, "price": made.price, "dollars": cost.dollars}[pick])
 
     with jax.enable_x64(True):
-        slopes = jax.jit(jax.jacrev(lambda x: jnp.stack([logs(x, k) for k in ("time", "price", "dollars")])))
+        slopes = jax.jacfwd(lambda x: jnp.stack([logs(x, k) for k in ("time", "price", "dollars")]))
         found = np.asarray(slopes(jnp.zeros(len(SMOOTH))))
     for i, name in enumerate(SMOOTH):
         for row, key in enumerate(("time", "price", "dollars")):
@@ -268,9 +273,13 @@ def test_shapes_have_one_size_and_one_range():
 def test_a_screen_is_a_selection_of_the_space(bench):
     """What is screened is priced as the full space prices it."""
     screened = bench.screens[0]
-    dollars, _ = priced(screened.ops, build(bench.bought, bench.process))
-    full = best(screened, [bench.bought], bench.process)[0]
-    assert dollars.min() >= full.value * (1 - 1e-12)
+    two = replace(bench.bought, clock=np.array([1.0, 1.1]) * bench.bought.clock)
+    told = values(screened, two, bench.process)
+    for i in range(2):
+        one = replace(bench.bought, clock=float(two.clock[i]))
+        assert told[i] >= best(screened, [one], bench.process)[0].value * (1 - 1e-12)
+        dollars, seconds = priced(screened.ops, build(one, bench.process))
+        assert told[i] == pytest.approx(dollars[seconds <= screened.deadline * 1.0001].min(), rel=1e-12)
 
 
 # ---------------------------------------------------------------- mistakes
@@ -287,8 +296,8 @@ def test_a_screen_is_a_selection_of_the_space(bench):
         ("--power=0", "power: expected a number above 0"),
         ("--vendor=b2000", "vendor|design: expected a known design"),
         ("--precision=fp3", "some of fp32"),
-        ("--global_batch=7 --chips=64", "a batch that divides"),
-        ("--chips=1 --model=llama3-405b", "enough of the bought chip"),
+        ("--global_batch=7 --chips=64", "in eights for context-8x"),
+        ("--chips=1 --model=llama3.1-405b", "enough of the bought chip"),
     ],
 )  # fmt: skip
 def test_mistakes_are_said(typed, said):
@@ -302,3 +311,19 @@ def test_a_mix_as_typed():
     with pytest.raises(Refused, match="no-fp4, got tomorrow"):
         futures(load.model("llama3-8b"), seq_len=8192.0, batch=64.0, chips=(64,), precision=("bf16",),
                 mix={"tomorrow": 1.0}, aspect=(40.0, 109.0))  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_worked_study_runs_small():
+    """scripts/order_a_chip.py, small: caps, the chip, and the questions an answer has to stand."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "order_a_chip.py"), "--small"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in ("the cap with the most tokens a megawatt: from", "times the work a dollar", "What it got from what",
+                 "share of the gain that is a seller's margin", "at the end of their choices"):  # fmt: skip
+        assert line in done.stdout, line
+    low, high = map(float, re.search(r"from (\d+) to (\d+) W", done.stdout).groups())
+    assert low <= 960.0 <= high

@@ -335,7 +335,7 @@ def test_gradients_toward_a_design_are_slopes(made_with, b200):
         return jnp.log(estimate(ops, build(replace(b200, **changed), made_with)).dollars)
 
     with jax.enable_x64(True):
-        slope = np.asarray(jax.jit(jax.grad(log_dollars))(jnp.zeros(len(SMOOTH))))
+        slope = np.asarray(jax.jacfwd(log_dollars)(jnp.zeros(len(SMOOTH))))
     for i, name in enumerate(SMOOTH):
         ends = [
             float(estimate(ops, build(replace(b200, **{name: getattr(b200, name) * f}), made_with)).dollars)
@@ -395,3 +395,18 @@ def test_what_gb200_operators_do_is_inside_the_interval():
     machine = load.resolve("gb200-nvl72", chips=1152)
     machine = replace(machine, **{name: given[0] for name, given in curve.items()})
     assert machine.watts_all_in / operate(machine, 960.0).watts_all_in == pytest.approx(1.14, abs=0.02)
+
+
+def test_explain_under_a_cap():
+    """`--watts`: slower, fewer joules for the chip, said among the assumptions; impossible caps are refused."""
+    from coopt.commands.parse import parse
+    from coopt.study.verbs import explain
+
+    typed = ["explain", "--model=llama3-8b", "--hardware=gb200-nvl72", "--chips=64", "--layout=tp=2"]
+    free, held = (explain(parse([*typed, *more])) for more in ([], ["--watts=960"]))
+    assert 1.02 < held["step_time"] / free["step_time"] < 1.4
+    assert any("960 W" in said and "rated clock" in said for said in held["assumed"])
+    with pytest.raises(Refused, match=r"from \d+ to 1200 W a chip, got 2000 W"):
+        explain(parse([*typed, "--watts=2000"]))
+    with pytest.raises(Refused, match="cannot run"):
+        explain(parse([*typed, "--watts=10"]))
