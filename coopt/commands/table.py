@@ -54,6 +54,16 @@ FLAGS = {
     "stack": Flag("the software stack's name or file: generic, jax, megatron"),
     "step_time": Flag("what a step of the run took, with its unit: '8.9 s', '412 ms'"),
     "gradients": Flag("what each rate of the machine is worth, and how much of it is enough", ""),
+    # a chip to order
+    "vendor": Flag("the design that is bought today, its name or file: b200, ./mine.yaml (default b200)"),
+    "volume": Flag("how many chips would be ordered in all (default 100000)", "NUMBER"),
+    "area": Flag("silicon of a package, at most, mm2", "NUMBER"),
+    "power": Flag("W a chip, at most", "NUMBER"),
+    "cost": Flag("USD a chip to whoever orders, at most", "NUMBER"),
+    "supply": Flag("stacks of HBM to be had for all chips", "NUMBER"),
+    "date": Flag("year by which it must exist: 2029.5", "NUMBER"),
+    "mix": Flag("futures and weights: today:2,context-8x,sparsity-4x,no-fp4 (default all alike)"),
+    "precision": Flag("recipes that may train: bf16,fp8,nvfp4"),
     # searching
     "measure": Flag("how many shortlisted blocks to compile and time here; 0: none", "WHOLE"),
     "objective": Flag("what the ranking is by"),
@@ -201,6 +211,13 @@ COMMANDS = {
         (Word("scenario", "a scenario's name or file; without one, the first that ships", "?"),),
         ("out", "seconds"),
         example="coopt plan --format=json",
+    ),
+    "codesign": Command(
+        "which chip to order for a model and its futures, its worth, and what a vendor should change",
+        "coopt.study.codesign:main",
+        flags=("model", "vendor", "chips", "volume", "area", "power", "cost", "supply", "date", "mix", "precision")
+        + ("seq_len", "global_batch", "seed"),
+        example="coopt codesign --model=llama3-70b --vendor=b200 --chips=1024 --volume=100000",
     ),
     "runs": Command(
         "list the runs; with --changed_by, say whose conclusions a corrected profile overturns",

@@ -75,7 +75,7 @@ def edges(design: Design, process: Process, die: Leaf) -> tuple[Leaf, Leaf]:
 
 
 def power(design: Design, process: Process, active: Leaf) -> tuple[Leaf, Leaf, Leaf, Leaf, Leaf]:
-    """W that follow the clock, leak, go to memory, to links and to the host interface, at full load.
+    """W that follow the clock, leak, go to memory, to links and to other interfaces, at full load.
 
     clocked = clock (V / V0)^2 energy (units (e^2 multiply + e feed) + lanes vector + exponentials transcend);
     leaking = leakage * active area * (V / V0)^2; memory and links at their full rate.
@@ -90,7 +90,7 @@ def power(design: Design, process: Process, active: Leaf) -> tuple[Leaf, Leaf, L
         node.leakage * active * relative * relative,
         design.stacks * memory.bandwidth * memory.energy,
         design.scale_up * link.energy,
-        blocks.interface,
+        blocks.interface + (design.dies - 1.0) * blocks.joint_watts,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coopt.report import compared, explained, listed, planned, scored, searched, suspected, traced, words
+from coopt.report import codesigned, compared, explained, listed, planned, scored, searched, suspected, traced, words
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
@@ -22,6 +22,7 @@ _KINDS = (
     ("diagnose", ("spent", "suspects")),
     ("trace", ("trusted", "strays")),
     ("search", ("plans", "evaluated")),
+    ("codesign", ("breakeven", "wishes")),
     ("plan", ("deployments", "training_runs")),
     ("compare", ("ratio", "by_rate")),
     ("validate", ("scored", "mape")),
@@ -35,6 +36,7 @@ _LISTS = {
     "trace": "rows",
     "compare": "by_row",
     "plan": "deployments",
+    "codesign": "chips",
     "validate": "points",
     "predict": "rows",
     "hardware": "hardware",
@@ -72,6 +74,7 @@ def page(document: Mapping[str, Any]) -> Page:
         "compare": compared.page,
         "validate": scored.page,
         "plan": planned.page,
+        "codesign": codesigned.page,
     }
     name = kind(document)
     if name == "predict":
@@ -96,6 +99,7 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
         "compare": compared.grids,
         "validate": scored.grids,
         "plan": planned.grids,
+        "codesign": codesigned.grids,
         "predict": lambda d: (scored.predictions(d),),
     }
     return made.get(kind(document), listed.grids)(document)
@@ -105,10 +109,10 @@ def table(document: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """The document as text: the answer in sentences, tables, what was assumed. At most `width` columns."""
     paragraphs: list[str] = []
     name = kind(document)
-    if name in ("search", "explain", "diagnose", "trace", "compare", "validate", "plan"):
+    if name in ("search", "explain", "diagnose", "trace", "compare", "validate", "plan", "codesign"):
         paragraphs += [_fill(page(document).lead, width)]
     paragraphs += [text(g, width=width) for g in grids(document)]
-    if name in ("search", "explain", "diagnose", "compare", "plan"):
+    if name in ("search", "explain", "diagnose", "compare", "plan", "codesign"):
         paragraphs += _card(document, width)
     if name == "trace":
         paragraphs += [

@@ -105,6 +105,7 @@ class Blocks(Strict):
     host: Quantity[Area]
     host_edge: Quantity[Length]
     joint: Quantity[Area]
+    joint_watts: Quantity[Watts]
     multiply: Quantity[Joules]
     feed: Quantity[Joules]
     vector: Quantity[Joules]
@@ -133,6 +134,7 @@ class Package(Strict):
     bond: Quantity[Efficiency]
     test: Quantity[Dollars]
     heat: Quantity[Heat]
+    overdrive: Quantity[AtLeastOne]
 
 
 class Around(Strict):

@@ -104,6 +104,7 @@ class Blocks:
     host: Leaf = 0.0  # m2 of host and scale-out interfaces
     host_edge: Leaf = 0.0  # m
     joint: Leaf = 0.0  # m2 a die of the interface to its neighbour
+    joint_watts: Leaf = 0.0  # W of such an interface, both ends
     multiply: Leaf = 0.0  # J a multiply-add
     feed: Leaf = 0.0  # J a row fed, a cycle
     vector: Leaf = 0.0  # J a lane, a cycle, as busy as large matmuls leave it
@@ -133,6 +134,7 @@ class Package:
     bond: Leaf = 1.0  # yield of each die or stack placed
     test: Leaf = 0.0  # USD a package
     heat: Leaf = 0.0  # W/m2 of silicon that can be cooled
+    overdrive: Leaf = 1.1  # highest voltage over the node's own
 
 
 @struct

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,14 +56,13 @@ def design(
             problems.extend(refusal.problems)
             return otherwise
 
-    said: tuple[str, ...] = ()
     stack = stack or inside.get("stack", {}).get("name") or "generic"
     machine = attempt(
         lambda: load.resolve(hardware, chips=chips, stack=stack, overrides=inside.get("hardware", {}), path=path)
     )
     shape = attempt(lambda: load.model(model, path=path, **inside.get("model", {})))
     if machine is not None and watts is not None:
-        machine = attempt(lambda bare=machine: capped(bare, watts, path=path))
+        machine = attempt(functools.partial(capped, machine, watts, path=path))
     cut = None
     if machine is not None and shape is not None:
         text = ",".join(part for part in (layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items())) if part)
@@ -71,7 +71,7 @@ def design(
         raise Refused(*problems)
     assert machine is not None and shape is not None and cut is not None
     placed, filled = cut
-    said += filled
+    said = (*(machine.assumed[:1] if watts is not None else ()), *filled)  # a cap comes first
     if seq_len is None:
         seq_len = min(float(shape.context) or 4096.0, 8192.0)
         said += (f"seq_len={seq_len:g}: the model's context, at most 8192",)

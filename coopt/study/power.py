@@ -42,4 +42,4 @@ def capped(machine: Hardware, watts: float, *, path: Folders = None) -> Hardware
         )  # fmt: skip
     clock = float(clock_at(machine, watts / machine.watts))
     held = f"each chip is held to {units.show(watts, 'W')}: its cores run at {clock:.0%} of their rated clock"
-    return replace(operate(machine, watts), assumed=(*machine.assumed, held, *said))
+    return replace(operate(machine, watts), assumed=(held, *said, *machine.assumed))

@@ -113,8 +113,9 @@ def test_chips_left_out_come_out_too(predicted):
     """The misses are known by name, and small: see docs/silicon.md."""
     chips, alone, _ = predicted
     told = {(c.name, figure) for c in chips for figure in c.figures if not c.inside(figure, alone[c.name][figure])}
-    assert told == {("b200", "area"), ("tpu-v5p", "tdp")}
+    assert told == {("b200", "area"), ("h100", "tdp"), ("tpu-v5p", "tdp")}
     assert alone["b200"]["area"] == pytest.approx(1600e-6, rel=0.12)
+    assert alone["h100"]["tdp"] == pytest.approx(700.0, rel=0.12)
 
 
 def test_the_table_in_the_docs_is_the_one_that_is_computed(predicted):
@@ -334,7 +335,7 @@ def test_gradients_toward_a_design_are_slopes(made_with, b200):
         return jnp.log(estimate(ops, build(replace(b200, **changed), made_with)).dollars)
 
     with jax.enable_x64(True):
-        slope = np.asarray(jax.jit(jax.grad(log_dollars))(jnp.zeros(len(SMOOTH))))
+        slope = np.asarray(jax.jacfwd(log_dollars)(jnp.zeros(len(SMOOTH))))
     for i, name in enumerate(SMOOTH):
         ends = [
             float(estimate(ops, build(replace(b200, **{name: getattr(b200, name) * f}), made_with)).dollars)
@@ -394,3 +395,18 @@ def test_what_gb200_operators_do_is_inside_the_interval():
     machine = load.resolve("gb200-nvl72", chips=1152)
     machine = replace(machine, **{name: given[0] for name, given in curve.items()})
     assert machine.watts_all_in / operate(machine, 960.0).watts_all_in == pytest.approx(1.14, abs=0.02)
+
+
+def test_explain_under_a_cap():
+    """`--watts`: slower, fewer joules for the chip, said among the assumptions; impossible caps are refused."""
+    from coopt.commands.parse import parse
+    from coopt.study.verbs import explain
+
+    typed = ["explain", "--model=llama3-8b", "--hardware=gb200-nvl72", "--chips=64", "--layout=tp=2"]
+    free, held = (explain(parse([*typed, *more])) for more in ([], ["--watts=960"]))
+    assert 1.02 < held["step_time"] / free["step_time"] < 1.4
+    assert any("960 W" in said and "rated clock" in said for said in held["assumed"])
+    with pytest.raises(Refused, match=r"from \d+ to 1200 W a chip, got 2000 W"):
+        explain(parse([*typed, "--watts=2000"]))
+    with pytest.raises(Refused, match="cannot run"):
+        explain(parse([*typed, "--watts=10"]))
