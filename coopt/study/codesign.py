@@ -16,9 +16,10 @@ from coopt.search import chips as space
 from coopt.spec.silicon import Design
 from coopt.study.feasible import feasible
 from coopt.study.futures import NAMES
-from coopt.study.orders import asked, assumed, breakeven, entry, one_of, steps, wishes
+from coopt.study.orders import asked, assumed, entry, one_of
 from coopt.study.question import CHIPS, MODEL, PRECISION, VENDOR, VOLUME, Bench, Question, prepare
 from coopt.study.screens import best, screened, values
+from coopt.study.worth import breakeven, steps, wishes
 from coopt.tree import replace
 
 STARTS, ROUNDS = 1, 2  # walks for each aim; times that the screens grow

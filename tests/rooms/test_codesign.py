@@ -27,9 +27,9 @@ from coopt.spec.silicon import Design
 from coopt.study.codesign import codesign, main, mixed
 from coopt.study.feasible import feasible
 from coopt.study.futures import futures, shapes, sparser
-from coopt.study.orders import SMOOTH, wishes, work
 from coopt.study.question import Question, prepare
 from coopt.study.screens import best, priced, values
+from coopt.study.worth import SMOOTH, wishes, work
 from coopt.tree import replace
 
 ROOT = Path(__file__).resolve().parents[2]
