@@ -1,8 +1,16 @@
 """GPT-3 2.7B again, for the fewest dollars: shape, layout, machine and cluster size chosen at once.
 
-    python scripts/joint_dollars.py            # TIME
+    python scripts/joint_dollars.py            # about 9 s of processor time
 
-EXPECTED
+It should print, among the rest:
+
+                   shape                tokens  batch  machine                 USD   gain  P(gain > 0)
+    together       36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2946
+    published      32 x 2560, 2.65 G     300 G    512  dgx-a100 x 64     1.745e+04  83.1%  100% (81.8% to 84.6%)
+    moved          32 x 2560, 2.65 G     300 G    512  dgx-h100 x 64          4189  29.7%  100% (27.6% to 32.2%)
+    hardware-first 36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2946   0.0%  the same choice
+    shape-first    36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2946   0.0%  the same choice
+    two-rounds     36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2946   0.0%  the same choice
 """
 
 from __future__ import annotations

@@ -19,13 +19,14 @@ import numpy as np
 
 from coopt.search.exact import Task
 from coopt.search.programs import Staged, execute, inputs, run, stage
-from coopt.search.space import Slab, lattice_leaves, walk
+from coopt.search.space import Slab, lattice_leaves, size, walk
 
 TILE = 1024  # choices of the long axis in a tile, at most
 INNER = 2**19  # candidates inside one choice of it, at most
 NARROW = 8  # choices of it in a chunk come in multiples of this: vectors of the machine stay full
 EAGER = 64  # extent up to which NumPy computes a term at once,
 SHARE = 64  # or this part of all that lies inside a choice of the long axis
+WORTH = 2**19  # elements over the whole space up to which NumPy is done before a compiler would be
 TERM = 2**17  # elements of such a term in a tile: many of them live at a time
 TILES = 256  # more tiles than this, of narrow ones, and everything is compiled
 
@@ -71,7 +72,8 @@ def plan(task: Task, *, target: int) -> Plan:
     cut = max(fitting, key=lambda position: (len(axes[position]), -position))
     lead = max(task.lead, cut + 1)
     order = (*range(lead, len(axes)), *range(cut + 1, lead), cut)
-    eager = max(EAGER, inside[cut] // SHARE)
+    repeats = size(task.space) // inside[cut]
+    eager = max(EAGER, inside[cut] // SHARE, WORTH // repeats)
     tile = max(min(TILE, TERM // eager), NARROW)
     length = max(min(target // inside[cut], tile) // NARROW * NARROW, NARROW)
     tiles = math.prod(len(one) for one in axes[:cut]) * -(-len(axes[cut]) // tile)

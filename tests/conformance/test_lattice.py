@@ -90,8 +90,9 @@ def test_lattice_is_flat_is_loop(which, rng):
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["dense", "mixture"])
-def test_sweep_is_the_eager_expression(which):
+def test_sweep_is_the_eager_expression(which, monkeypatch):
     """Minima and census of the compiled programs against NumPy on the whole lattice."""
+    monkeypatch.setattr(chunks, "WORTH", 0)  # compile, though NumPy would be done before
     space, quality = list(spaces())[which]
     whole = attached(space, machine(), quality)
     with np.errstate(all="ignore"):
@@ -118,8 +119,18 @@ def test_compiled_is_eager():
     np.testing.assert_allclose(table(compiled, shape), eager, rtol=1e-10)
 
 
-def test_numbers_compile_nothing():
+def test_a_small_space_compiles_nothing():
+    """What NumPy has done before a compiler would be ready is left to NumPy."""
+    few = {"tp": (2, 4), "pp": (1, 2), "cp": (1,), "micro_batch": (1, 2), "vpp": (1,), "offload": (0.0,)}
+    space = attached(layout_space(dense(), work(), chips=64, choices=few), machine(), None)
+    graph = programs.record(space, price, ("step_time",), limits={})
+    plan = chunks.plan(exact.Task(space=space, graph=graph, lead=len(space.axes), block=1), target=2**19)
+    assert graph.steps and not any(program.steps for program in plan.staged.programs)
+
+
+def test_numbers_compile_nothing(monkeypatch):
     """Other hardware, another batch, another number of chips: the programs are those that exist."""
+    monkeypatch.setattr(chunks, "WORTH", 0)
     few = {"pp": (1, 2, 4), "cp": (1,), "micro_batch": (1, 2), "vpp": (1, 2), "offload": (0.0, 1.0)}
 
     def run(hardware, chips, batch):
@@ -128,6 +139,7 @@ def test_numbers_compile_nothing():
 
     first = run(machine(), 64, 64.0)
     compiled = programs._compiled._cache_size(), chunks._minima._cache_size()
+    assert compiled[1] > 0
     faster = replace(machine(), bandwidth=4e12, dollars_hour=3.0, kernel=1e-6, memory=8e9)
     for hardware, chips, batch in ((faster, 64, 64.0), (machine(), 64, 192.0), (faster, 128, 256.0)):
         other = run(hardware, chips, batch)

@@ -38,6 +38,7 @@ from coopt.search.space import (
 )
 from coopt.search.sweep import sweep
 from coopt.search.terms import Tape
+from coopt.spec import load
 from coopt.spec.nouns import Hardware, LayerKind, Model, Tier, training
 from coopt.tree import replace
 from coopt.xp import choose, log, maximum, where
@@ -314,6 +315,30 @@ def layouts_to_differentiate():
     yield gpt(), replace(Candidate().layout, tp=4.0, pp=2.0, dp=2.0, zero=3.0, fsdp=2.0)
     experts = gpt(feedforward="moe", experts=8.0, top_k=2.0, d_expert=1024.0)
     yield experts, replace(Candidate().layout, pp=2.0, dp=8.0, ep=8.0, vpp=2.0, recompute=2.0)
+
+
+def test_experts_may_be_an_axis_and_their_law_still_speaks(repository):
+    """The shipped mixtures: experts, top-k and widths tied as the law's; ep offers what divides some number of them."""
+    text = (repository / "models" / "spaces" / "moe-small.yaml").read_text()
+    space = space_from(YAML(typ="safe", pure=True).load(text), chips=16)
+    columns = {path: one.values[:, field] for one in space.axes for field, path in enumerate(one.paths)}
+    assert set(columns["layout.ep"]) == {1.0, 2.0, 4.0, 8.0, 16.0}
+    top_k, experts = columns["model.kinds.0.top_k"], columns["model.kinds.0.experts"]
+    assert (experts == 64 * top_k).all() and set(top_k) == {1.0, 2.0, 4.0, 8.0, 16.0}
+    assert (columns["model.kinds.0.d_expert"] * top_k == 4 * columns["model.d_model"]).all()
+    found = sweep(space, machine(), law=load.law("moe-krajewski"), objectives=("time_per_token", "loss"),
+                  limits={"loss": 3.2}, keep=1)  # fmt: skip
+    assert found.feasible > 1000 and found.unknown == () and found.top.values[0, 1] <= 3.2
+    best = settings(space, int(found.top.indices[0]))
+    assert best["model.kinds.0.experts"] >= 64
+
+
+def test_a_tp_that_divides_no_offered_number_of_heads_is_left_out():
+    heads = axis("heads", "model.kinds.0.heads", [6, 8])
+    space = layout_space(gpt(), training(2048.0, 64.0), chips=16, axes=[heads])
+    parallel = next(one for one in space.axes if one.name == "parallel").values
+    assert set(parallel[:, 0]) == {1.0, 2.0, 4.0, 8.0}  # 16 divides neither
+    assert dict(space.removed)["tp does not divide the heads"] > 0
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["dense", "mixture"])
