@@ -1,6 +1,6 @@
 """What one coordinator sustains: trials a second that do nothing, through the real scheduler, store and disk.
 
-python scripts/bench_store.py [TRIALS [FOLDER]]
+Run it as `python scripts/bench_store.py [TRIALS [FOLDER]]`.
 """
 
 from __future__ import annotations

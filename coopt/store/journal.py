@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import re
@@ -248,6 +249,7 @@ class Journal:
             if isinstance(error, OSError):
                 raise wrote_nothing(self.path, error, wanted=len(line)) from None
             raise
+        record = json.loads(line[line.index(b"{") :])  # as whoever reads it will have it
         self._done.add(_done_id(record) or "")
         self._at = (self._at[0] + len(line), record["seq"] + 1)
         return record

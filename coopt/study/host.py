@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from coopt import units
+from coopt.spec.nouns import TYPES
 
 SOURCE = "measured"
 FAMILY = "cpu"  # of a host without an accelerator, for what no clock says
@@ -129,7 +130,7 @@ def _shape(matmul: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> tuple[float
     From square products in the widest format, 1 / rate = (1 + depth / k) / limit by least squares; the share is at
     most 1 since the peak is the fastest product seen.
     """
-    rates = next(iter(matmul.values()))
+    rates = next(matmul[name] for name in sorted(matmul, key=TYPES.index))  # a journal sorts names: order says nothing
     sizes = np.array([float(size) for size in rates])
     slowness = np.array([1.0 / float(one["rate"]) for one in rates.values()])
     if len(sizes) < 2:

@@ -111,14 +111,15 @@ class World:
         """A worker takes the trial; what it will say, and when, is drawn now."""
         draw, faults = self.draw, self.faults
         seconds = draw.expovariate(1.0) * (50.0 if draw.random() < faults.slow else 1.0)
+        copies = 2 if draw.random() < faults.doubled else 1
         if trial in self.poison:
             outcome = Outcome(status="crashed", phase="run", signal="SIGSEGV")
-        elif draw.random() < faults.lost and self.losses[trial] < LOSSES:
-            self.losses[trial] += 1
+        elif draw.random() < faults.lost and self.losses[trial] + copies <= LOSSES:
+            self.losses[trial] += copies  # each copy may come when the trial is on its next worker
             outcome = Outcome(status="crashed", phase="worker", signal="lost")
         else:
             outcome = Outcome(status="ok", result=dict(value(job.payload["n"])))
-        for _ in range(2 if draw.random() < faults.doubled else 1):
+        for _ in range(copies):
             self.told += 1
             box = self.messages.setdefault(self.acting.pid, [])
             heapq.heappush(box, (self.now + seconds + draw.expovariate(2.0), self.told, trial, outcome))
@@ -233,7 +234,7 @@ class World:
                 end = file.seek(0, os.SEEK_END)
                 file.truncate(self.durable)
                 file.truncate(end)
-        self.read = min(self.read, self.durable)
+        self.read, self.seen = 0, {}  # what was not acknowledged may be gone, and be done again
 
     # ------------------------------------------------------------ what must hold
 

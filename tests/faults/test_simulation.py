@@ -11,7 +11,7 @@ import pytest
 from tests.faults.simulated import Faults, World, history
 
 CALM = Faults(poison=0.0, lost=0.0, doubled=0.0, slow=0.0, dies=0.0)
-KEPT: tuple[int, ...] = ()  # seeds that once failed
+KEPT = (1970,)  # seeds that once failed: a record written and not fsynced, seen, lost with the power, done again
 
 
 @pytest.fixture

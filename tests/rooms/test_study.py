@@ -78,6 +78,11 @@ def study(**changes) -> Study:
     return asked.checked_study({**asked.study_data(None), **changes})
 
 
+def test_a_host_read_back_from_the_journal_is_the_same_host():
+    """A1: records are sorted by name; the profile of a host must not depend on the order of what was measured."""
+    assert host.chip(json.loads(json.dumps(MEASURED, sort_keys=True)), date=DATE) == host.chip(MEASURED, date=DATE)
+
+
 # ---------------------------------------------------------------- what is asked
 
 
