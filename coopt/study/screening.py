@@ -173,7 +173,8 @@ def proved(screened: Screened) -> str:
         return ""
     machine, result = screened.hardware, screened.result
     said = (f"{size(screened.space):,} candidates on {machine.name} x {float(machine.chips):g} are too many to "
-            f"price one by one: {result.evaluated:,} were priced by refinement, {proof.bounded:,} boxes bounded; ")  # fmt: skip
+            f"price one by one: {result.evaluated:,} were priced by refinement, "
+            f"{proof.bounded:,} boxes bounded; ")  # fmt: skip
     if proof.gap == 0.0:
         return said + f"no candidate has a {result.objectives[0]} below the best one's"
     return said + (f"no candidate has a {result.objectives[0]} below {proof.least:.6g}: one not seen could be "
