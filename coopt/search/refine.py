@@ -131,7 +131,7 @@ class Herd:
         """What was found, as a sweep has it."""
         task, fits = self.task, self.worse == 0
         best, space = self.digits[fits][:keep], task.space
-        live = np.atleast_1d(np.isfinite(self.achieved).any(axis=0))
+        live = [bool(np.isfinite(column).any()) for column in self.achieved.T]
         seconds = time.perf_counter() - began
         unknown = tuple(name for number, name in enumerate(task.names[: task.objectives]) if not live[number])
         return Result(

@@ -76,14 +76,14 @@ def sweep(
     above or unknown, a candidate is rejected under that name.
 
     Raises:
-      Refused: a space of more than 2^63 candidates (`refine` takes those).
+      Refused: a space of more than 2^63 candidates (`refine` and `beyond` take those).
     """
     began = time.perf_counter()
     total = size(space)
     if total > INT64:
         raise Refused(
             Problem(field="space", expected="at most 2^63 candidates for a full sweep", got=f"{total:,}",
-                    hint="fix some axes, or search it with refine")
+                    hint="fix some axes, or search it with coopt.search.refine or beyond")
         )  # fmt: skip
     attached = {"hardware": hardware, "law": law}
     space = dataclasses.replace(

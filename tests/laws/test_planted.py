@@ -72,3 +72,29 @@ def test_all_searches_find_the_planted_optimum(seed):
     assert proof.digits == best and proof.gap == 0.0
     assert proof.value == swept.top.values[0, 0] == evolved.top.values[0, 0]
     assert proof.bounded + proof.priced < size(space)
+
+
+def poisoned(candidate: Candidate, names: tuple[str, ...]) -> Score:
+    """Both infinities, NaN, overflow, the smallest number there is and the largest, beside one honest winner."""
+    code, other = candidate.layout.tp, candidate.layout.pp
+    value = 2.0 + code + 0.001 * other
+    for at, bad in ((2.0, np.nan), (3.0, np.inf), (4.0, -np.inf)):
+        value = where(abs(code - at) < 0.5, bad, value)
+    value = where(abs(code - 5.0) < 0.5, value / (other - other), value)  # a division by zero
+    value = where(abs(code - 6.0) < 0.5, 1e308 * value, value)
+    known = {"value": value, "other": where(abs(code - 8.0) < 0.5, np.nan, code)}
+    return Score(verdict=where(code < 1.5, 1.0, 0.0), objectives=tuple(known[name] for name in names))
+
+
+def test_what_is_not_finite_never_wins_a_search_beyond():
+    """D8: unknown, infinite and overflowing objectives are never best, never on a front, never below a bound."""
+    axes = [axis("tp", "layout.tp", np.arange(1, 15)), axis("pp", "layout.pp", np.arange(1, 301))]
+    space, told = product(axes, Candidate()), {"objectives": ("value", "other"), "expression": poisoned}
+    found = refine(space, Hardware(), generations=20, **told)
+    proof = bound.search(task_of(space, Hardware(), law=None, limits=None, objectives=("value",), expression=poisoned),
+                         np.zeros((1, 2), dtype=int))  # fmt: skip
+    assert np.isfinite(found.pareto.values).all() and np.isfinite(found.top.values[:, 0]).all()
+    assert digits(space, int(found.top.indices[0])) == proof.digits == (6, 0)
+    assert proof.gap == 0.0 and proof.value == found.top.values[0, 0] == 9.001
+    assert digits(space, int(found.pareto.indices[0])) == (6, 0) and len(found.pareto.indices) == 1
+    assert found.rejected["value unknown"] > 0 and found.rejected["memory"] > 0

@@ -336,7 +336,7 @@ BENT = (lower_value, raise_bound, other_best, enlarge, drop, repeat, nothing_run
 
 @pytest.mark.parametrize("bend", BENT, ids=lambda one: one.__name__)
 def test_bent_certificates_with_right_digests_are_rejected(bend, document, checker):
-    """Twelve of each kind by default; `test_a_thousand_tampered_copies` has the rest."""
+    """Two of each kind by default; `test_a_thousand_tampered_copies` has the rest."""
     for seed in range(2):
         _rejected(bend, document, checker, seed)
 
