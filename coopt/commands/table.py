@@ -72,6 +72,7 @@ FLAGS = {
         "TEXT",
         "local",
     ),
+    "from": Flag("fit to the compiler's cycles of a chip that is not there: tpu:v6e (v4, v5e, v5p, 7x)"),
     "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "block_seconds": Flag("longest time for one block, compiling included, s", "NUMBER"),
@@ -156,8 +157,8 @@ COMMANDS = {
     "calibrate": Command(
         "turn measurements into a profile",
         "coopt.study.verbs:calibrate",
-        (Word("measured", "a run, or files written by `coopt measure`", "+"),),
-        ("hardware", "out", "runs"),
+        (Word("measured", "a run, or files written by `coopt measure`", "*"),),
+        ("hardware", "from", "out", "runs", "block_seconds"),
         example="coopt calibrate measured.json --out=this-host.yaml",
         show="coopt.commands.say:as_text",
     ),

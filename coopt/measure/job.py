@@ -3,6 +3,7 @@
     block    one part of a model, forward and backward: time, memory, FLOPs, collectives
     host     rates of this machine: products, memory, dispatch
     step     a whole training step on a TPU slice that is not attached: memory, FLOPs, and its schedule
+    products    cycles of products compiled alone for a TPU that is not attached
     sweep    a row for each of many single operations
     train    losses and step times of a small model
 
@@ -19,8 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from coopt.measure import alone, clock, compile, cycles, flops, host, step, sweep, topology, train
 from coopt.measure import candidate as candidates
-from coopt.measure import clock, compile, cycles, flops, host, step, sweep, topology, train
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
@@ -32,6 +33,7 @@ FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer target budget_s attempts check peak_flops chip memory seed texts cache",
     "host": "budget_s cache",
     "step": "model layout seq_len layers target texts cache",
+    "products": "target sizes texts cache",
     "sweep": "points budget_s precision seed cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
 }
@@ -57,6 +59,7 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
     run = {
         "block": _block,
         "host": host.profile_job,
+        "products": alone.products_job,
         "step": step.step_job,
         "sweep": sweep.sweep_job,
         "train": train.train_job,

@@ -14,7 +14,7 @@ from coopt.spec import load
 from coopt.spec.nouns import PRECISIONS
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
-from coopt.study import asked, bench, blocks, calibration, host, machines, screening, spaces, targets
+from coopt.study import asked, bench, blocks, calibration, compiled, host, machines, screening, spaces, targets
 from coopt.study.designs import split
 from coopt.study.emit import as_yaml
 
@@ -117,6 +117,11 @@ def calibrate(options: Any) -> dict[str, Any]:
     The profile is the measured host's own, or the chip `--hardware`, and is written to `--out`, or beside what was
     measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
     """
+    if getattr(options, "from"):
+        return compiled.calibrate(options, hardware=_hardware)
+    if not options.measured:
+        hint = "`coopt measure --out=some.json` times some here; `--from=tpu:v6e` needs none"
+        raise Refused(Problem(field="measured", expected="a run, or files of blocks", got="nothing", hint=hint))
     sources = [_read(name, options.runs) for name in options.measured]
     timed = [blocks.of_document(said) for _, source in sources for said in source["blocks"]]
     chip = _chip(options, sources)
