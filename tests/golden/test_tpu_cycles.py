@@ -28,10 +28,6 @@ def test_parts_add_up_and_the_measured_time_is_the_published_one():
         assert int(row["replaced"]) == int(row["fusions"])
 
 
-# Its policy keeps two tensors of a layer on the host and computes the rest again: no policy here does.
-OTHERWISE_KEPT = {"tpur-021"}
-
-
 def test_every_single_slice_of_v5e_and_v5p_is_there():
     wanted = {
         row["id"]
@@ -39,7 +35,7 @@ def test_every_single_slice_of_v5e_and_v5p_is_there():
         if row["chip"] in ("tpu-v5e", "tpu-v5p") and row["n_chips"] == row["scaleup_domain"]
         if not rows.unscorable(row) and not row["experts"] and row["precision"] == "bf16"
     }
-    assert {row["id"] for row in table()} | OTHERWISE_KEPT == wanted and len(wanted) == 13
+    assert {row["id"] for row in table()} == wanted and len(wanted) == 13
 
 
 def test_the_scores_that_the_documentation_gives(repository):
