@@ -84,7 +84,10 @@ FLAGS = {
     "serve": Flag("show the page at an address of this machine alone, read-only, until Ctrl-C", ""),
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
     # fitting
-    "from": Flag("the profile whose constants the rows start from: dgx-h100, ./mine.yaml"),
+    "from": Flag(
+        "what a fit starts from: fit: a profile (dgx-h100, ./mine.yaml); calibrate: the compiler's cycles of a chip that "
+        "is not there (tpu:v6e; v4, v5e, v5p, 7x)"
+    ),
     "executor": Flag(
         "where blocks are timed and parts of a sweep priced: this process, its children, Ray, or Slurm's queue",
         ("serial", "process", "ray", "slurm"),
@@ -201,7 +204,7 @@ COMMANDS = {
         "turn measurements into a profile; without any, time the most telling blocks on this machine first",
         "coopt.study.verbs:calibrate",
         (Word("measured", "runs, or files written by `coopt measure`", "*"),),
-        ("hardware", "out", "runs", "seconds", "block_seconds"),
+        ("hardware", "from", "out", "runs", "seconds", "block_seconds"),
         example="coopt calibrate measured.json --out=this-host.yaml",
         show="coopt.commands.say:as_text",
     ),

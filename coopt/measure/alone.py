@@ -17,10 +17,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from coopt.measure import topology
 from coopt.measure.kept import toolchain
 from coopt.measure.schedule import Product, schedule
+from coopt.problems import Problem, Refused
 
 TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16, "f16": jnp.float16, "s8": jnp.int8, "s32": jnp.int32}
+
+
+def products_job(job: dict, report: Callable[[str], None]) -> dict:
+    """A `products` job: cycles of each of the `sizes` (m, n, k) in bfloat16 on one device of a TPU."""
+    target = topology.acquire(str(job.get("target")))
+    given = job.get("sizes")
+    if target.platform != "tpu" or not isinstance(given, list) or not given:
+        expected, got = "a TPU slice, and a list of [m, n, k]", f"{target.name}, {given!r}"[:60]
+        raise Refused(Problem(field="target, sizes", expected=expected, got=got))
+    wanted = [Product(int(m), int(n), int(k), ("bf16", "bf16", "bf16")) for m, n, k in given]
+    found = alone(wanted, target.devices[0], folder=job.get("texts"), report=report)
+    return {
+        "outcome": "ok",
+        "device": target.devices[0].device_kind,
+        "devices_a_chip": 1 + max(getattr(d, "core_on_chip", 0) for d in target.devices),
+        "libtpu": toolchain().get("libtpu", ""),
+        "cycles": [found[product] for product in wanted],
+    }
 
 
 def alone(

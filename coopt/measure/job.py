@@ -4,6 +4,7 @@
     program  a function of the user's own: see `coopt.measure.program`
     host     rates of this machine: products, memory, dispatch
     step     a whole training step on a TPU slice that is not attached: memory, FLOPs, and its schedule
+    products    cycles of products compiled alone for a TPU that is not attached
     sweep    a row for each of many single operations
     train    losses and step times of a small model
 
@@ -22,8 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from coopt.measure import alone, clock, compile, cycles, flops, host, program, step, sweep, topology, train
 from coopt.measure import candidate as candidates
-from coopt.measure import clock, compile, cycles, flops, host, program, step, sweep, topology, train
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
@@ -37,6 +38,7 @@ FIELDS = {  # beside `kind`
     "program": "program budget_s attempts peak_flops memory seed cache",
     "host": "budget_s cache",
     "step": "model layout seq_len layers target texts cache",
+    "products": "target sizes texts cache",
     "sweep": "points budget_s precision seed cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
 }
@@ -63,6 +65,7 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
         "block": _block,
         "program": program.program_job,
         "host": host.profile_job,
+        "products": alone.products_job,
         "step": step.step_job,
         "sweep": sweep.sweep_job,
         "train": train.train_job,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from coopt.measure.jobs import block_job, step_job
 from coopt.problems import Problem, Refused
 from coopt.spec import load
 from coopt.spec.nouns import Layout, Model
+from coopt.store.files import write_whole
 from coopt.store.identity import finite
 from coopt.study import bench, cycles
 from coopt.study.designs import split
@@ -45,7 +47,11 @@ def measure(options: Any, *, told: Progress) -> dict[str, Any]:
             outcome = executor.run(bench.JOB, job, deadline_s=deadline)
             blocks.append(told_of(outcome, job, chip, path=options.profile_path))
     told(f"compiling for {options.on}", len(jobs), len(jobs))
-    return finite({"command": "measure", "on": options.on, "blocks": blocks, "assumed": list(assumed)})
+    document = finite({"command": "measure", "on": options.on, "blocks": blocks, "assumed": list(assumed)})
+    if options.out:
+        write_whole(Path(options.out), (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+        document["out"] = options.out
+    return document
 
 
 def resolved(on: str, *, path: Any = None) -> tuple[str, dict[str, Any]]:
@@ -100,8 +106,10 @@ def _asked(options: Any, target: str, chip: Mapping[str, Any]) -> tuple[Model, L
     layout, assumed = load.layout(text, chips=devices(target), model=model, stack=stack, path=options.profile_path)
     if stack == "maxtext" and "sp" not in text and layout.tp > 1:
         # It cuts the residual stream over the tensor axis as well, along the width; the sequence is as many bytes.
-        layout, assumed = replace(layout, sp=1.0), (*assumed, "sp=1: activations between layers are cut over tp too")
-    return load.padded(model, float(layout.tp), stack=stack), layout, assumed
+        kept = tuple(sentence for sentence in assumed if not sentence.startswith("sp="))
+        layout, assumed = replace(layout, sp=1.0), (*kept, "sp=1: what flows between layers is cut over tp too")
+    padded = load.padded(model, float(layout.tp), stack=stack, path=options.profile_path)
+    return padded, layout, assumed
 
 
 def devices(target: str) -> float:

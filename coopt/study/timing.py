@@ -14,7 +14,19 @@ from coopt.spec import load
 from coopt.spec.nouns import PRECISIONS
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
-from coopt.study import asked, bench, blocks, calibration, host, machines, screening, spaces, survey, targets
+from coopt.study import (
+    asked,
+    bench,
+    blocks,
+    calibration,
+    compiled,
+    host,
+    machines,
+    screening,
+    spaces,
+    survey,
+    targets,
+)
 from coopt.study.designs import split
 from coopt.study.emit import as_yaml
 
@@ -152,6 +164,8 @@ def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     The profile is the measured host's own, or the chip `--hardware`, and is written to `--out`, or beside what was
     measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
     """
+    if getattr(options, "from"):
+        return compiled.calibrate(options, hardware=_hardware)
     sources = [_read(name, options.runs) for name in options.measured] or [_surveyed(options, told)]
     timed = [blocks.of_document(said) for _, source in sources for said in source["blocks"]]
     chip = _chip(options, sources)

@@ -17,6 +17,7 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 _USED_OF = re.compile(rf"Used {_NUMBER} of {_NUMBER} hbm", re.IGNORECASE)
+_REQUIRED = re.compile(rf"required[^()]*\({_NUMBER}\) exceeds available[^()]*\({_NUMBER}\)", re.IGNORECASE)
 _WANTED = (
     re.compile(rf"(?:out of memory|memory) (?:while )?(?:trying to allocate|allocating) {_NUMBER}", re.IGNORECASE),
     re.compile(rf"attempting to (?:allocate|reserve) {_NUMBER}", re.IGNORECASE),
@@ -59,9 +60,11 @@ def out_of_memory(text: str) -> tuple[float, float] | None:
     (400000000000000.0, nan)
     >>> out_of_memory("Ran out of memory in memory space hbm. Used 20.00G of 16.00G hbm.")
     (21474836480.0, 17179869184.0)
+    >>> out_of_memory("the total memory required for HLO temporaries (32.00G) exceeds available HBM (15.75G).")
+    (34359738368.0, 16911433728.0)
     >>> out_of_memory("INVALID_ARGUMENT: shapes differ")
     """
-    used = _USED_OF.search(text)
+    used = _USED_OF.search(text) or _REQUIRED.search(text)
     if used:
         return _bytes(used[1], used[2]), _bytes(used[3], used[4])
     wanted = next((m for pattern in _WANTED if (m := pattern.search(text))), None)

@@ -3,6 +3,7 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 
 from coopt.commands.parse import parse
@@ -174,3 +175,30 @@ def test_memory_that_is_not_enough_is_an_outcome(tmp_path):
         outcome = executor.run(bench.JOB, {**job, "memory": 1000.0}, deadline_s=120.0)
     assert outcome.status == "infeasible-memory" and outcome.wanted > outcome.available == 1000.0
     assert math.isfinite(outcome.wanted) and sys.version_info >= (3, 11)
+
+
+def test_constants_come_back_from_products_that_have_them():
+    """Products timed by the cost model itself: the fit finds the constants they were made with."""
+    from coopt.cost.roofline import matmul_time
+    from coopt.spec.nouns import Row
+    from coopt.study import compiled
+    from coopt.tree import replace
+
+    v6e = load.resolve("tpu-v6e", chips=1, stack="jax")
+    true = replace(v6e, matmul=tuple(0.83 for _ in v6e.matmul), depth=200.0, stream=0.7)
+    sizes = np.array(compiled.SIZES, float)
+    m, n, k = sizes.T
+    rows = Row(kind="matmul", m=m, n=n, k=k, type=2.0, read=2 * (m * k + k * n), written=2 * m * n)
+    found = compiled.fit(v6e, sizes, np.asarray(matmul_time(true, rows)))
+    assert found["constants"] == pytest.approx({"matmul": 0.83, "depth": 200.0, "stream": 0.7}, rel=1e-3)
+    assert found["before"]["mape"] > 0.02 and found["held_out"]["mape"] < 1e-3
+    chip = load.profile("chip", "tpu-v6e").data
+    data = compiled.profile(chip, found, said="a test", date="2026-11-26")
+    assert data["fitted"]["matmul_16"]["value"] == pytest.approx(0.83) and data["sources"]["cycles"]["title"]
+    assert chip.get("fitted", {}).get("matmul_16") != data["fitted"]["matmul_16"]  # the file as it was is not changed
+
+
+def test_calibrating_from_what_is_no_tpu_is_refused():
+    assert "tpu:v6e" in refusal(timing.calibrate, parse(["calibrate", "--from=gpu:h100"]))
+    assert "--from" in refusal(timing.calibrate, parse(["calibrate"]))
+    assert "v9" in refusal(timing.calibrate, parse(["calibrate", "--from=tpu:v9"]))

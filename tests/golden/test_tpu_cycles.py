@@ -1,0 +1,53 @@
+"""Published TPU steps by their compiler's cycles (measurements/tpu_cycles.csv): what the table says holds together."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+from coopt.fit import rows
+from coopt.measure.statistics import kendall_tau
+from coopt.study.evidence import measurements
+
+RULES = ("raw", "alone", "streams")
+
+
+def table() -> list[dict[str, str]]:
+    with measurements().with_name("tpu_cycles.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_parts_add_up_and_the_measured_time_is_the_published_one():
+    published = {row["id"]: row for row in rows.read(measurements())}
+    for row in table():
+        parts = sum(float(row[part]) for part in ("matmul", "attention", "other", "collective"))
+        assert parts == pytest.approx(float(row["streams"]), rel=1e-5), row["id"]
+        assert float(row["measured"]) == pytest.approx(rows.measured_step_time(published[row["id"]]), rel=1e-5)
+        assert float(row["ideal"]) < float(row["alone"]) and row["unread"] == "0" and len(row["digest"]) == 64
+        assert int(row["replaced"]) == int(row["fusions"])
+
+
+def test_every_single_slice_of_v5e_and_v5p_is_there():
+    wanted = {
+        row["id"]
+        for row in rows.read(measurements())
+        if row["chip"] in ("tpu-v5e", "tpu-v5p") and row["n_chips"] == row["scaleup_domain"]
+        if not rows.unscorable(row) and not row["experts"] and row["precision"] == "bf16"
+    }
+    assert {row["id"] for row in table()} == wanted and len(wanted) == 13
+
+
+def test_the_scores_that_the_documentation_gives(repository):
+    """Mean, worst and bias of each rule, as docs/machines-you-do-not-have.md prints them."""
+    found = table()
+    measured = np.array([float(row["measured"]) for row in found])
+    page = (repository / "docs" / "machines-you-do-not-have.md").read_text()
+    ideal = np.array([float(row["ideal"]) for row in found])
+    predicted = {rule: np.array([float(row[rule]) for row in found]) for rule in RULES}
+    predicted["FLOPs / peak x one constant"] = ideal * math.exp(np.mean(np.log(measured / ideal)))
+    for rule, seconds in predicted.items():
+        miss = seconds / measured - 1.0
+        line = f"| {rule} | {np.mean(np.abs(miss)):.1%} | {np.max(np.abs(miss)):.1%} | {np.mean(miss):+.1%} | "
+        assert line + f"{kendall_tau(seconds, measured):.3f} |" in page, line
+    assert np.mean(np.abs(predicted["streams"] / measured - 1.0)) < 0.07
