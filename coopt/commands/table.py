@@ -85,8 +85,8 @@ FLAGS = {
     "drop": Flag("leave out what is damaged; the old file is kept beside the new one", ""),
     # fitting
     "from": Flag(
-        "what a fit starts from: fit: a profile (dgx-h100, ./mine.yaml); calibrate: the compiler's cycles of a chip that "
-        "is not there (tpu:v6e; v4, v5e, v5p, 7x)"
+        "what a fit starts from. fit: a profile (dgx-h100, ./mine.yaml); calibrate: the compiler's cycles of a chip "
+        "that is not there (tpu:v6e; v4, v5e, v5p, 7x)"
     ),
     "executor": Flag(
         "where blocks are timed and parts of a sweep priced: this process, its children, Ray, or Slurm's queue",
