@@ -120,5 +120,6 @@ def assumed(bench: Bench) -> list[str]:
         f"its development spread over {volume:,.0f} chips; software for it costs nothing more",
         "what software reaches on a chip not built yet is taken from families that were fitted",
         "decode is not priced: no future has a share of it",
-        f"every design keeps the pace of {bench.question.chips:,} {bench.bought.name}, on a quarter to twice as many chips",
+        f"every design keeps the pace of {bench.question.chips:,} {bench.bought.name},"
+        " on a quarter to twice as many chips",
     ]
