@@ -8,7 +8,8 @@ that train llama3-70b, step time, energy and tokens a megawatt under power caps,
 of what is known of such a chip's watts; then what `coopt codesign` says, in its tables; then the questions that an
 answer has to stand: what it is at the end of, what it owes to the seller's margin, what the vendor could sell itself.
 Expected: the best cap lies between 780 and 1,200 W (operators hold them to about 960); the chip to order is several
-dies of N3 with a few times the 16-bit rate of a B200 at two to three times its watts; about a fifth of its gain is margin.
+dies of N3 with a few times the 16-bit rate of a B200 at two to three times its watts; about
+a fifth of its gain is margin.
 """
 
 from __future__ import annotations
