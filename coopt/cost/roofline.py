@@ -68,14 +68,15 @@ def memory_time(hardware: Hardware, row: Row) -> Leaf:
 def compute_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of one occurrence of a compute row, its launches included.
 
-    Pointwise kernels move `passes` times the bytes of perfectly fused ones: how well a stack fuses.
+    Pointwise kernels move `passes` times the bytes of perfectly fused ones: how well a stack fuses. Gathers and casts
+    are kernels of their own in every stack, and move what they must.
     """
     if row.kind == "matmul":
         time = matmul_time(hardware, row)
     elif row.kind == "attention":
         time = attention_time(hardware, row)
     else:
-        time = memory_time(hardware, row) * hardware.passes
+        time = memory_time(hardware, row) * (hardware.passes if row.kind == "elementwise" else 1.0)
     return time + row.launches * hardware.kernel
 
 
