@@ -21,9 +21,11 @@ from coopt.report.figures import draw
 from coopt.spec.nouns import PRECISIONS, RECOMPUTE, LayerKind, Layout, Model, training
 from coopt.study import tables
 from coopt.study.evidence import measurements
+from coopt.tree import replace
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GIB = 2.0**30
+KORTHIKANTI = "Korthikanti et al. 2022, Table 5 (iteration time)"
 # figure: what to read from a score, the target, and where a larger number is the better one
 REACH = (
     ("macro over cells: MAPE", lambda s: s["macro"]["mape"], 0.10, False),
@@ -38,6 +40,13 @@ REACH = (
     ("ratios, chips: median", lambda s: s["ratios"]["chips"]["median"], 0.06, False),
     ("ratios, precisions: median", lambda s: s["ratios"]["precisions"]["median"], 0.06, False),
     ("ratios, sizes: median", lambda s: s["ratios"]["sizes"]["median"], 0.06, False),
+    ("ratios, chips: order right where 5% apart", lambda s: s["ratios"]["chips"]["order_right"], 0.95, True),
+    ("ratios, precisions: order right", lambda s: s["ratios"]["precisions"]["order_right"], 0.95, True),
+    ("ratios, sizes: order right", lambda s: s["ratios"]["sizes"]["order_right"], 0.95, True),
+    ("Korthikanti table 5: mean", lambda s: s["by_source"][KORTHIKANTI]["mape"], 0.035, False),
+    ("Korthikanti table 5: largest", lambda s: s["by_source"][KORTHIKANTI]["max_ape"], 0.08, False),
+    ("slice MoE", lambda s: s["by_slice"]["MoE"]["mape"], 0.15, False),
+    ("slice EP > 8", lambda s: s["by_slice"]["EP > 8"]["mape"], 0.15, False),
 )
 HEAD = """\
 # Agreement: predicted against measured
@@ -58,20 +67,25 @@ Source, chip, dense or mixture; the worst first. Those of five rows and more cou
 MEMORY = """\
 ## Memory
 
-Parts, Korthikanti et al. 2022, GiB. They split embedding and head evenly over stages; counted is the fullest stage,
-which holds one of them whole:
+Parts, Korthikanti et al. 2022, GiB. Their weights are those of the layers alone; the fullest stage holds embedding or
+head besides, which is counted as well and given in brackets:
 """
 MISSING = """\
 ## What is thought to be missing
 
-- **ZeRO-3 over InfiniBand, 2021** (SC21 table 2, six rows, 27-29% too fast): DeepSpeed gathered each parameter by
-  itself then; one family constant for the network cannot be that slow without spoiling every other A100 row.
-- **Mixtures under Megatron-Bridge** (17% mean): the same configuration moved by up to 2.2 times between releases
-  (launch-bound micro-batches of one, later with graphs), and constants belong to no release. One row (B200,
-  DeepSeek-V3, 26.04.01) is 2.8 times slower here than published, alone among its neighbours.
-- **MaxText on B200** (two rows, twice too slow): the precision is not published and bf16 is assumed; eight bits would
-  explain them.
-- **Regret on vTrain**: steps of tp = 2 and tp = 1 within 1% of each other here are 10% apart on the machine.
+- **EP > 8, mixtures under Megatron-Bridge**: the same configuration moved by up to 2.2 times between releases (Qwen3
+  30B on GB200: 10.0 s until 26.04, 6.4 s from 26.06, when whole steps are replayed from captured graphs and casts are
+  fused into grouped matmuls; on H100 24.8 and 12.5 s, 51 and 29 s). Constants belong to no release, so either side is
+  missed. Two rows stand alone beside their neighbours: GPT-OSS 120B in 26.06.01, whose publisher names a regression,
+  and DeepSeek-V3 on B200 in 26.04.01, which hides all of its all-to-all. GPT-OSS in 16 bits is a quarter too fast
+  here: its attention sinks had no fused kernel in these releases.
+- **Korthikanti table 5** (3.6% held out): all eight rows are 1 to 6% too slow, those of many stages most.
+- **Order of sizes**: pairs that differ in more than their size (another release, another layout) are among them.
+- **vTrain**: at tp = 1 the head of a micro-batch takes 1.6 to 2 times what it should, at tp = 2 just that; tp = 8
+  with one sequence takes longer than with four. No cause is known. A search there is right more often than its times.
+- **TPU v5e and v5p** share a family: the first is 8% too slow here, the second 4% too fast; growth of the step with
+  slices (12 to 20% from 1 to 32) is priced at 1%.
+- **MaxText on H100** (eight bits 20% too slow): full recompute is assumed where nothing is published.
 - **Stacks of 2024 and later** need 3 to 4 times the pointwise bytes of perfectly fused kernels to be met. That constant
   stands for more than pointwise work: sustained clocks and collectives that take cores from matmuls are not modelled
   by themselves.
@@ -122,8 +136,10 @@ def memory_parts() -> list[list[str]]:
         )
         work = training(rows.number(row, "seq_len"), 8 * pp * rows.number(row, "micro_batch"))
         held = count(model, layout, work).memory
-        weights = held.parameters + held.gradients + held.optimizer
-        said = float(weights if row["part"] == "parameters+optimizer" else held.activations) / GIB
+        layers = count(replace(model, vocab=0.0, norms=0.0), layout, work).memory
+        whole, alone = (float(one.parameters + one.gradients + one.optimizer) / GIB for one in (held, layers))
+        weights = row["part"] == "parameters+optimizer"
+        said = alone if weights else float(held.activations) / GIB
         seen = float(row["measured_gib"])
         told.append(
             [
@@ -132,10 +148,32 @@ def memory_parts() -> list[list[str]]:
                 row["part"],
                 row["recompute"] or "",
                 f"{seen:.2f}",
-                f"{said:.2f}",
+                f"{said:.2f}" + (f" ({whole:.2f})" if weights else ""),
                 f"{100 * (said / seen - 1):+.1f}%",
             ]
         )
+    return told
+
+
+def memory_reach(parts: list[list[str]], peaks: list[list[str]]) -> list[list[str]]:
+    """The figures of memory, as rows of the table of figures; nothing of them is fitted."""
+
+    def errors(found):
+        return [float(row[-1].rstrip("%")) / 100 for row in found]
+
+    told = []
+    for name, found, goal in (
+        ("memory: parameters and optimizer, mean", [row for row in parts if "+" in row[2]], 0.02),
+        ("memory: activations, mean", [row for row in parts if "+" not in row[2]], 0.06),
+        ("memory: measured peaks, mean", peaks, 0.03),
+    ):
+        mean = sum(abs(error) for error in errors(found)) / len(found)
+        reached = "reached" if mean <= goal else "missed"
+        told.append([name, share(mean), share(mean), f"at most {share(goal)}", reached])
+    under = -min(errors(peaks))
+    told.append(
+        ["memory: a peak under", share(under), share(under), "at most 5.0%", "reached" if under <= 0.05 else "missed"]
+    )
     return told
 
 
@@ -200,9 +238,10 @@ def page(fitted: dict, held: dict, coverage: float, found, memory) -> str:
         [p["id"], p["hardware"], f"{p['measured_step_time']:.3g}", f"{p['predicted_step_time']:.3g}"]
         for p in worst[:12]
     ]
+    counted, seen = memory_parts(), peaks(found, memory)
     parts = [
         HEAD.format(scored=fitted["scored"]),
-        table(["figure", "fitted", "held out", "target", ""], reach),
+        table(["figure", "fitted", "held out", "target", ""], reach + memory_reach(counted, seen)),
         f"The 90% intervals hold {share(coverage)} of the held-out rows; the same errors set their width.\n",
         "## Slices\n",
         table(["slice", "rows", "fitted", "held out", "bias"], slices),
@@ -214,9 +253,9 @@ def page(fitted: dict, held: dict, coverage: float, found, memory) -> str:
         table(["row", "chip", "measured s", "predicted s"], bad),
         MISSING,
         MEMORY,
-        table(["row", "model", "part", "recompute", "published", "counted", "error"], memory_parts()),
+        table(["row", "model", "part", "recompute", "published", "counted", "error"], counted),
         "Peaks measured on B200 (SimuMax release table), GiB, allocator margin 1:\n",
-        table(["row", "model", "measured", "predicted", "error"], peaks(found, memory)),
+        table(["row", "model", "measured", "predicted", "error"], seen),
     ]
     return "\n".join(parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coopt.spec.nouns import Hardware, Leaf, Row, Tier
-from coopt.xp import at_least, log, maximum, minimum, where
+from coopt.xp import at_least, exp, log, maximum, minimum, where
 
 START = 4.0  # steps' worth of latency to start a collective: measured, 2 and 8 chips, 16 kB, three generations
 
@@ -41,21 +41,30 @@ def rate(tier: Tier, ways: Leaf) -> Leaf:
     return at_least(full * share, 1e-30)
 
 
-def send_time(tier: Tier, ways: Leaf, sent: Leaf) -> Leaf:
-    """Seconds to send some bytes: (sent + saturation) / rate, so that half the rate is reached at `saturation`."""
+def send_time(tier: Tier, ways: Leaf, sent: Leaf, passes: Leaf = 1.0) -> Leaf:
+    """Seconds to send some bytes: (sent + passes saturation) / rate; a pass of `saturation` bytes has half of it."""
     some = minimum(ways - 1.0, 1.0)  # nothing is sent by a group of one
-    return (sent + tier.saturation * some) / rate(tier, ways)
+    return (sent + passes * tier.saturation * some) / rate(tier, ways)
 
 
-def tier_time(tier: Tier, ways: Leaf, held: Leaf, passes: Leaf) -> Leaf:
-    """Seconds in one tier: `passes` (w - 1) / w of the held bytes, ring or tree, and its steps' latency.
-
-    Steps grow with the group: w - 1 a pass for a ring, 2 log2(w) for a tree; libraries take the quicker, so the
-    smaller of both stands here.
-    """
-    steps = passes * minimum(ways - 1.0, 2.0 * log(at_least(ways, 1.0)) / log(2.0))
+def tier_time(tier: Tier, ways: Leaf, held: Leaf, passes: Leaf, steps: Leaf) -> Leaf:
+    """Seconds in one tier: `passes` (w - 1) / w of the held bytes, and the latency of its steps and its start."""
     steps = steps + START * minimum(ways - 1.0, 1.0)
-    return send_time(tier, ways, passes * (ways - 1.0) / ways * held) + steps * tier.latency
+    return send_time(tier, ways, passes * (ways - 1.0) / ways * held, passes) + steps * tier.latency
+
+
+def ring_steps(tier: Tier, ways: Leaf, outer: Leaf) -> Leaf:
+    """Hops of one ring through the whole group that cross this tier: w - 1 in each of the `outer` units around it.
+
+    A torus has a ring an axis: a group of w chips spans axes of w^(1/axes).
+    """
+    axes = at_least(tier.axes, 1.0)
+    return axes * (exp(log(at_least(ways, 1.0)) / axes) - 1.0) * where(tier.axes > 0.5, 1.0, outer)
+
+
+def tree_steps(ways: Leaf) -> Leaf:
+    """Steps of a reduction in one tier: w - 1 for a ring, 2 log2(w) for a tree; libraries take the quicker."""
+    return minimum(ways - 1.0, 2.0 * log(at_least(ways, 1.0)) / log(2.0))
 
 
 def collective_time(hardware: Hardware, row: Row) -> Leaf:
@@ -74,12 +83,15 @@ def collective_time(hardware: Hardware, row: Row) -> Leaf:
     if row.collective == "all_to_all":
         return all_to_all_time(hardware, row)
     total: Leaf = 0.0
-    held = row.payload
+    held, outer = row.payload, row.size
     for tier, ways in zip(hardware.tiers, spans(hardware, row), strict=True):
-        passes = 1.0
+        outer = outer / ways
         if row.collective == "all_reduce":
             passes = 2.0 - SAVED * tier.reduction * minimum(ways - 1.0, 1.0)
-        total = total + tier_time(tier, ways, held, passes)
+            steps = passes * tree_steps(ways)
+        else:
+            passes, steps = 1.0, ring_steps(tier, ways, outer)
+        total = total + tier_time(tier, ways, held, passes, steps)
         held = held / ways
     return total
 
@@ -88,12 +100,23 @@ def all_to_all_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of an all-to-all: each member gets 1 / g of the payload, over the nearest tier that holds both.
 
     Messages to the own domain and beyond it leave by different links at the same time, so the slower tier decides.
+    An item whose `fan` copies go to members at random crosses into a unit once and is copied there: of r other units,
+    each with a share p of the members, it reaches r (1 - (1 - p)^fan) (DeepEP and HybridEP: once a node, once a chip).
+
+    >>> from coopt.spec.nouns import Hardware, Row, Tier
+    >>> from coopt.tree import replace
+    >>> net = Hardware(tiers=(Tier(size=8., bandwidth=4e11), Tier(bandwidth=5e10)))
+    >>> sent = Row(collective="all_to_all", payload=8e8, size=32.)
+    >>> [round(float(all_to_all_time(net, one)) * 1e3, 2) for one in (sent, replace(sent, fan=8.0))]
+    [12.0, 5.4]
     """
     inside: Leaf = 1.0
     slowest: Leaf = 0.0
     for tier, ways in zip(hardware.tiers, spans(hardware, row), strict=True):
         reached = inside * ways
-        away = row.payload * (reached - inside) / row.size  # to members of this unit, not of the one below
+        missed = log(at_least(1.0 - inside / row.size, 1e-30))
+        units = (reached - inside) / inside  # units of this tier but the own one
+        away = row.payload / row.fan * units * (1.0 - exp(row.fan * missed))
         steps = (START + 1.0) * minimum(ways - 1.0, 1.0)
         slowest = maximum(slowest, send_time(tier, ways, away) + steps * tier.latency)
         inside = reached
@@ -105,7 +128,7 @@ def p2p_time(hardware: Hardware, row: Row) -> Leaf:
     time: Leaf = 0.0
     for position in range(len(hardware.tiers) - 1, -1, -1):
         tier = hardware.tiers[position]
-        here = send_time(tier, 2.0, row.payload) + tier.latency
+        here = row.payload / rate(tier, 2.0) + tier.latency
         if position == len(hardware.tiers) - 1:
             time = here
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coopt.cost import machine
 from coopt.cost.collectives import collective_time
-from coopt.cost.overlap import COMPUTE, Layer, layer_time, ratio, shows, total, waiting
+from coopt.cost.overlap import COMPUTE, Layer, launches, layer_time, ratio, shows, total, waiting
 from coopt.cost.pipeline import Pipeline, pipeline
 from coopt.cost.roofline import compute_share, compute_time, memory_time, peak, supported
 from coopt.spec.nouns import BOUNDS, VERDICTS, Cost, Hardware, Leaf, Ops, Row
@@ -18,7 +18,10 @@ BACKWARD_SHARE = 2.0 / 3.0
 def busy_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of one occurrence of a row, alone."""
     if row.kind in ("collective", "p2p"):
-        return collective_time(hardware, row)
+        time = collective_time(hardware, row)
+        if row.scope == "layer" and row.group == "data":  # copies of the parts, where it gathers into a list
+            time = time + maximum(row.launches - 1.0, 0.0) * hardware.kernel
+        return time
     if row.kind == "host":
         return row.payload / at_least(hardware.host_bandwidth, 1.0)
     return compute_time(hardware, row)
@@ -34,14 +37,14 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
     """
     rows = ops.rows
     busy = tuple(busy_time(hardware, row) for row in rows)
-    layer = layer_time(hardware, rows, busy)
+    layer = layer_time(ops, hardware, busy)
     flow = pipeline(ops, hardware, busy, layer)
     # Weight and gradient collectives of the step, behind the backward pass of the last micro-batch.
     data = total(rows, busy, "step", groups=("data",))
     most = maximum(ops.layers_first, maximum(ops.layers_middle, ops.layers_last))
     shown = shows(data, hardware.hide_data, most * layer.time * BACKWARD_SHARE)
     optimizer = total(rows, busy, "step", groups=None)
-    waits = waiting(hardware, rows, "step", optimizer)
+    waits = waiting(hardware, ops.eager * launches(rows, "step"), optimizer)
     work = flow.time + shown + optimizer + waits
     # The slowest of n chips is sqrt(2 ln n) standard deviations behind the mean one.
     overhead = hardware.overhead * work
@@ -49,10 +52,7 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
     step_time = work + overhead + stragglers
 
     extra = (flow.waiting + waits, flow.bubble, overhead, stragglers)
-    time = tuple(
-        exposed(row, t, flow, layer, hide_send=hardware.hide_tensor, step=ratio(shown, data))
-        for row, t in zip(rows, busy, strict=True)
-    )
+    time = tuple(exposed(row, t, flow, layer, step=ratio(shown, data)) for row, t in zip(rows, busy, strict=True))
     # sums of the few scopes, not of the many rows: a sweep needs this number and not the rows
     shown_of = {"layer": flow.layers, "first": flow.first, "last": flow.last, "step": 1.0}
     computing = sum(shown_of[scope] * total(rows, busy, scope, groups=None) for scope in shown_of)
@@ -83,14 +83,14 @@ def often(row: Row, flow: Pipeline) -> Leaf:
     return times[row.scope] * row.count
 
 
-def exposed(row: Row, time: Leaf, flow: Pipeline, layer: Layer, *, hide_send: Leaf, step: Leaf) -> Leaf:
+def exposed(row: Row, time: Leaf, flow: Pipeline, layer: Layer, *, step: Leaf) -> Leaf:
     """Seconds of a step that a row adds: all of its compute, and what shows of its communication."""
     all_of_it = often(row, flow) * time
     if row.kind in COMPUTE or row.scope in ("first", "last"):
         return all_of_it
     if row.scope == "step":
         return all_of_it * step
-    share = {"data": layer.data, "host": layer.host, "pipeline": 1.0 - hide_send}
+    share = {"data": layer.data, "host": layer.host, "pipeline": flow.send}
     return all_of_it * share.get(row.group, layer.tensor)
 
 

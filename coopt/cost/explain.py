@@ -13,9 +13,11 @@ from coopt.ops import count
 from coopt.ops.shapes import layers
 from coopt.spec.nouns import (
     BOUNDS,
+    OPTIMIZERS,
     ORDERS,
     RECOMPUTE,
     SCHEDULES,
+    TRANSPORTS,
     VERDICTS,
     Cost,
     Hardware,
@@ -27,7 +29,13 @@ from coopt.spec.nouns import (
 from coopt.tree import replace
 
 MFU_CONVENTION = "(6W + 1.5A) tokens / (step time x chips x dense peak of the recipe); recompute not counted"
-CODES = {"recompute": RECOMPUTE, "schedule": SCHEDULES, "order": ORDERS}
+CODES = {
+    "recompute": RECOMPUTE,
+    "schedule": SCHEDULES,
+    "order": ORDERS,
+    "transport": TRANSPORTS,
+    "optimizer": OPTIMIZERS,
+}
 
 
 def explain(model: Model, layout: Layout, workload: Workload, hardware: Hardware) -> dict[str, Any]:
@@ -90,7 +98,13 @@ def layout_document(layout: Layout) -> dict[str, Any]:
         "sp",
         "zero",
         "fused_attention",
+        "fused_loss",
         "offload",
+        "overlap",
+        "pieces",
+        "graphs",
+        "capacity",
+        "imbalance",
     ):
         value = float(getattr(layout, name))
         told[name] = int(value) if value == int(value) else value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from coopt.cost.overlap import Layer, total, waiting
+from coopt.cost.overlap import Layer, launches, ratio, shows, total, waiting
 from coopt.spec.nouns import Hardware, Leaf, Ops
 from coopt.tree import struct
-from coopt.xp import logical_or, maximum, where
+from coopt.xp import logical_or, maximum, minimum, where
 
 # Share of the 1F1B bubble that is left when weight gradients fill it: Qi et al. 2023, arXiv 2401.10241 (ZB-H1).
 ZERO_BUBBLE = 1.0 / 3.0
@@ -22,6 +22,7 @@ class Pipeline:
     last: Leaf = 0.0  # micro-batches whose head shows
     stage: Leaf = 0.0  # micro-batches whose message to the next stage shows
     waiting: Leaf = 0.0  # s the device waits for the host
+    send: Leaf = 0.0  # share of the message to the next stage that shows
 
 
 def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer) -> Pipeline:
@@ -34,10 +35,16 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer)
     single = ops.stages < 1.5
     waits, ends = {}, {}
     for scope in ("first", "last"):
-        device = total(rows, busy, scope, groups=None) + total(rows, busy, scope, groups=("tensor",))
-        waits[scope] = waiting(hardware, rows, scope, device)
+        device = total(rows, busy, scope, groups=None) + total(
+            rows, busy, scope, groups=("tensor", "context", "expert")
+        )
+        waits[scope] = waiting(hardware, ops.eager * launches(rows, scope), device)
         ends[scope] = device + waits[scope]
-    send = total(rows, busy, "stage", groups=("pipeline",)) * (1.0 - hardware.hide_tensor)
+    sent = total(rows, busy, "stage", groups=("pipeline",))
+    # it hides behind the other chunks of the stage, where there are any
+    under = where(ops.chunks > 1.5, ops.overlap, 0.0)
+    fewest = minimum(ops.layers_first, minimum(ops.layers_middle, ops.layers_last))
+    send = shows(sent, under, fewest * layer.time)
     first = ops.layers_first * layer.time + ends["first"] + where(single, ends["last"], send)
     last = ops.layers_last * layer.time + ends["last"] + where(single, ends["first"], send)
     middle = where(ops.stages > 2.5, ops.layers_middle * layer.time + send, 0.0)
@@ -60,5 +67,6 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer)
         first=on_first,
         last=on_last,
         stage=where(single, 0.0, m),
+        send=ratio(send, sent),
         waiting=m * layers * layer.dispatch + on_first * waits["first"] + on_last * waits["last"],
     )

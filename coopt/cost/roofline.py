@@ -93,7 +93,12 @@ def memory_time(hardware: Hardware, row: Row) -> Leaf:
 
 
 def passes(hardware: Hardware, row: Row) -> Leaf:
-    """Times the bytes of a perfectly fused kernel that a stack's moves; compilers fuse less in a backward pass."""
+    """Times the bytes of a perfectly fused kernel that a stack's moves: 1 for gathers and casts, kernels anyway.
+
+    Compilers fuse less in a backward pass.
+    """
+    if row.kind != "elementwise":
+        return 1.0
     return hardware.passes * hardware.passes_back if row.phase == "backward" else hardware.passes
 
 
@@ -107,6 +112,7 @@ def compute_time(hardware: Hardware, row: Row) -> Leaf:
     """Seconds of one occurrence of a compute row, its launches included.
 
     Pointwise kernels move `passes` times the bytes of perfectly fused ones; the vector units work on them meanwhile.
+    Gathers and casts are kernels of their own in every stack, and move what they must.
     """
     if row.kind == "matmul":
         time = matmul_time(hardware, row)

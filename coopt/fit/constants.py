@@ -120,10 +120,13 @@ def spread(name: Name) -> float:
     return SPREAD_ATTENTION[kind] if which == "attention" else SPREAD[which]
 
 
-def solve(task: Problem, *, rows: np.ndarray | None = None, iterations: int = 60) -> tuple[np.ndarray, np.ndarray]:
+def solve(
+    task: Problem, *, rows: np.ndarray | None = None, near: np.ndarray | None = None, iterations: int = 60
+) -> tuple[np.ndarray, np.ndarray]:
     """Constants and their standard errors in log units, from all rows or those selected.
 
-    Raises nothing: constants that no row moves stay at their prior, with its spread as their error.
+    Raises nothing: constants that no row moves stay at their prior, with its spread as their error. `near` are
+    constants to begin at, which saves steps and changes no prior.
     """
     chosen = np.ones(len(task.measured), bool) if rows is None else rows
     scale = np.array([spread(name) for name in task.names])
@@ -136,7 +139,8 @@ def solve(task: Problem, *, rows: np.ndarray | None = None, iterations: int = 60
         miss = np.log(task.step_time(constants(z)) / task.measured)
         return np.concatenate([(task.weight * miss / NOISE)[chosen], PULL * z])
 
-    found = least_squares(residuals, np.zeros(len(scale)), loss="soft_l1", max_nfev=iterations, diff_step=1e-2)
+    begin = np.zeros(len(scale)) if near is None else np.log(near / task.start) / scale
+    found = least_squares(residuals, begin, loss="soft_l1", max_nfev=iterations, diff_step=1e-2)
     curvature = found.jac.T @ found.jac
     error = scale * np.sqrt(np.clip(np.diag(np.linalg.pinv(curvature)), 0.0, 1.0 / PULL**2))
     return constants(found.x), error
@@ -152,8 +156,9 @@ def held_out(task: Problem, groups: Sequence[object]) -> np.ndarray:
     """Step times of each row under constants fitted without its group."""
     keys = np.asarray(groups)
     told = np.empty(len(keys))
+    near, _ = solve(task)
     for group in dict.fromkeys(keys.tolist()):
         out = keys == group
-        values, _ = solve(task, rows=~out)
+        values, _ = solve(task, rows=~out, near=near)
         told[out] = task.step_time(values)[out]
     return told

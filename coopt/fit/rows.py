@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,18 @@ import jax
 import numpy as np
 
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import PRECISIONS, RECOMPUTE, Hardware, LayerKind, Layout, Model, Workload, training
+from coopt.spec.nouns import (
+    PRECISIONS,
+    RECOMPUTE,
+    TRANSPORTS,
+    Hardware,
+    LayerKind,
+    Layout,
+    Model,
+    Precision,
+    Workload,
+    training,
+)
 from coopt.tree import replace
 
 Table = list[dict[str, str]]
@@ -101,6 +113,15 @@ def unscorable(row: Mapping[str, str]) -> str:
     return ""
 
 
+def stack(row: Mapping[str, str]) -> str:
+    """The framework that a row ran: its column, or MaxText where the notes name it (a publisher's suite has several).
+
+    >>> stack({"stack": "nemo", "notes": "MaxText/JAX on H100; per-device batch 2"})
+    'maxtext'
+    """
+    return "maxtext" if "MaxText" in row.get("notes", "") else (row.get("stack") or "").strip()
+
+
 def model(row: Mapping[str, str], practice: Mapping[str, Any]) -> Model:
     """The model of a row: shape columns, with the vocabulary padded as the stack pads it."""
     layers, d_model, heads = number(row, "layers"), number(row, "d_model"), number(row, "heads")
@@ -124,8 +145,15 @@ def model(row: Mapping[str, str], practice: Mapping[str, Any]) -> Model:
         vocab=vocab,
         tied=1.0 - gated,
         norms=2.0 - gated,
+        mtp=_further(row),
         kinds=_kinds(row, kind),
     )
+
+
+def _further(row: Mapping[str, str]) -> int:
+    """Layers of multi-token prediction that the row's FLOPs include, as its notes say."""
+    said = re.search(r"(\d+) MTP layer", row.get("notes", ""))
+    return int(said[1]) if said else 0
 
 
 def _kinds(row: Mapping[str, str], dense: LayerKind) -> tuple[LayerKind, ...]:
@@ -186,10 +214,7 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
     tp, pp = number(row, "tp"), number(row, "pp")
     cp, ep = cell("cp", 1.0, "1"), number(row, "ep", 1.0)
     dp = number(row, "n_chips") / (tp * cp * pp)
-    name = (row.get("precision") or "").strip()
-    if name not in PRECISIONS:
-        notes.append(f"precision assumed bf16 (given: {name or 'nothing'})")
-        name = "bf16"
+    name = _precision(row, notes)
     zero = cell("zero", float(practice.get("zero", 1)), f"{practice.get('zero', 1)} (stack's default)")
     kept = (row.get("recompute_kind") or "").strip()
     # published `offload` policies keep a few tensors of a layer on the host and recompute the rest
@@ -202,6 +227,9 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
     if fused < 0.5 and PRECISIONS[name].quantise > 0.5:
         fused = 1.0
         notes.append("fused attention assumed: eight-bit recipes come with it")
+    plain = "Megatron-Core" in row.get("notes", "")
+    if plain:
+        notes.append("overlap assumed 0 (plain Megatron-Core)")
     shards = number(row, "fsdp_group", dp)
     micro_batch = cell("micro_batch", max(number(row, "global_batch") / dp, 1.0), "the whole batch of a replica")
     return Layout(
@@ -217,9 +245,48 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
         zero=zero,
         recompute=float(RECOMPUTE.index("full" if kept == "offload" else kept)),
         fused_attention=fused,
+        fused_loss=float(practice.get("fused_loss", 1)),
         offload=offload,
-        precision=replace(PRECISIONS[name], reduce=float(practice.get("reduce", PRECISIONS[name].reduce))),
+        overlap=0.0 if plain else float(practice.get("overlap", 0)),
+        pieces=float(practice.get("pieces", 1)),
+        **_experts(row, practice, notes),
+        precision=_recipe(row, PRECISIONS[name], practice),
     ), tuple(notes)
+
+
+def _precision(row: Mapping[str, str], notes: list[str]) -> str:
+    """The recipe of a row: the column, else the first word of the published `dtype` column, else bf16."""
+    name = (row.get("precision") or "").strip()
+    if name in PRECISIONS:
+        return name
+    told = (row.get("dtype") or "").strip()
+    name = told.split()[0] if told.split() and told.split()[0] in PRECISIONS else "bf16"
+    notes.append(f"precision assumed {name} ({'published: ' + told if told else 'not published'})")
+    return name
+
+
+def _recipe(row: Mapping[str, str], recipe: Precision, practice: Mapping[str, Any]) -> Precision:
+    """The recipe with gradients summed and kept as the stack, or the row's notes, say."""
+    wide = "fp32 gradient accumulation" in row.get("notes", "")
+    told = {key: 4.0 if wide else float(practice[key]) for key in ("reduce", "gradient") if key in practice}
+    return replace(recipe, **told)
+
+
+def _experts(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[str]) -> dict[str, float]:
+    """How tokens reach experts: as the stack does by default, or at a fixed capacity where the notes say `tokendrop`.
+
+    A fixed capacity has static shapes, so that the whole step is replayed from a captured graph.
+    """
+    if number(row, "experts", 0.0) < 1:
+        return {}
+    if "tokendrop" not in row.get("notes", ""):
+        forced = "forced balanced" in row.get("notes", "")
+        return {
+            "transport": float(TRANSPORTS.index(practice.get("transport", "all-to-all"))),
+            "imbalance": 1.0 if forced else float(practice.get("imbalance", 1.0)),
+        }
+    notes.append("capacity 1 and captured graphs assumed (tokendrop)")
+    return {"capacity": 1.0, "graphs": 1.0}
 
 
 def _chunks(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[str]) -> float:

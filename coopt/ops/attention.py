@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from coopt.ops.cut import Cut
 from coopt.ops.rows import Rows, elementwise, matmul, norm, residual
-from coopt.ops.shapes import attended, query_key_dim, value_dim
+from coopt.ops.shapes import (
+    attended,
+    index_weights,
+    indexing,
+    linear_columns,
+    mixing,
+    query_key_dim,
+    value_dim,
+)
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model, Row
 from coopt.xp import at_least, maximum, minimum
 
@@ -20,6 +28,8 @@ def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut
     recipe = layout.precision
     byte = recipe.activation
     between = tokens / cut.split  # tokens a chip keeps between the parallel blocks
+    if kind.mixer == "linear":
+        return _linear(name, model, kind, layout, cut)
     heads = kind.heads / tp
     kv_heads = maximum(kind.kv_heads / tp, 1.0)  # fewer heads than chips are copied
     qk, v = query_key_dim(kind), value_dim(kind)
@@ -45,6 +55,8 @@ def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut
         kv_heads = heads
         rows += norm(f"{name}latent_norm", cut, byte * between * (kind.q_rank + rank), launches=2.0)
     else:
+        if kind.mixer == "sparse":
+            rows += _index(name, model, kind, layout, cut)
         rows += matmul(f"{name}qkv", cut, layout, m=tokens, n=(heads + 2.0 * kv_heads) * qk, k=d, type=linear)
     rotated = tokens * (heads + kv_heads) * qk * byte
     rows += elementwise(
@@ -62,6 +74,63 @@ def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut
     return rows + residual(f"{name}residual", cut, byte * between * d, kind.dropout)
 
 
+def _kernel(
+    name: str, cut: Cut, layout: Layout, *, keys: Leaf, k: Leaf, batch: Leaf, flops: Leaf, read: Leaf, written: Leaf
+) -> Rows:
+    """A fused mixer: forward, again where it is recomputed, and backward at two and a half times the products."""
+
+    def row(part: str, phase: str, count: Leaf, work: Leaf, passes: Leaf) -> Row:
+        return Row(
+            name=f"{name}{part}", kind="attention", phase=phase, count=count, launches=passes, m=cut.tokens, n=keys,
+            k=k, batch=batch, type=layout.precision.attention, flops=work * flops, read=passes * (read + written),
+            written=passes * written,
+        )  # fmt: skip
+
+    return (
+        row("", "forward", 1.0, 1.0, 1.0),
+        row(".again", "recompute", cut.partial, 1.0, 1.0),
+        row(".dx", "backward", 1.0, 2.5, 2.0),
+    )
+
+
+def _linear(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
+    """A linear mixer: one projection, a short convolution, chunks with a state between them, gated norm, output."""
+    tokens, tp, byte, linear = cut.tokens, layout.tp, layout.precision.activation, layout.precision.linear
+    d, v, between = model.d_model, value_dim(kind), byte * cut.tokens / cut.split * model.d_model
+    heads, groups = kind.heads / tp, maximum(kind.kv_heads / tp, 1.0)
+    columns = linear_columns(kind) / tp
+    mixed = byte * tokens * (2.0 * groups * kind.head_dim + heads * v)  # query, key and value, through the convolution
+    out = byte * tokens * heads * v
+    rows = norm(f"{name}norm", cut, between) + matmul(f"{name}in", cut, layout, m=tokens, n=columns, k=d, type=linear)
+    rows += elementwise(f"{name}convolution", cut, read=mixed, written=mixed, back_read=2.0 * mixed, back_written=mixed)
+    flops = 2.0 * tokens * mixing(kind, cut.reach) / tp
+    keys = attended(kind, cut.reach)
+    rows += _kernel(
+        f"{name}chunks", cut, layout, keys=keys, k=kind.head_dim, batch=heads, flops=flops, read=mixed, written=out
+    )
+    rows += elementwise(f"{name}gate", cut, read=2.0 * out, written=out, back_read=3.0 * out, back_written=2.0 * out)
+    rows += matmul(f"{name}out", cut, layout, m=tokens, n=d, k=heads * v, type=linear)
+    return rows + residual(f"{name}residual", cut, between, kind.dropout)
+
+
+def _index(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
+    """The indexer of a sparse mixer: a projection, scores of every key before a token, and the choice among them."""
+    tokens, linear = cut.tokens, layout.precision.linear
+    columns = index_weights(kind)
+    rows = matmul(f"{name}index", cut, layout, m=tokens, n=columns, k=model.d_model, type=linear)
+    scores = 4.0 * tokens * cut.reach / 2.0
+    read = layout.precision.activation * tokens * columns
+    flops = 2.0 * tokens * indexing(kind, cut.reach)
+    rows += _kernel(
+        f"{name}index.scores", cut, layout, keys=cut.reach / 2.0, k=kind.index_dim, batch=kind.index_heads, flops=flops,
+        read=read, written=scores,
+    )  # fmt: skip
+    return rows + elementwise(
+        f"{name}choose", cut, kind="gather", read=scores, written=0.0, back_read=0.0, back_written=0.0,
+        back_launches=0.0,
+    )  # fmt: skip
+
+
 def _products(name: str, kind: LayerKind, layout: Layout, cut: Cut, *, heads: Leaf, kv_heads: Leaf) -> Rows:
     """The two products and the softmax between them, in one fused kernel or written out.
 
@@ -71,7 +140,7 @@ def _products(name: str, kind: LayerKind, layout: Layout, cut: Cut, *, heads: Le
     fused = layout.fused_attention
     qk, v = query_key_dim(kind), value_dim(kind)
     byte, type = layout.precision.activation, layout.precision.attention
-    keys = attended(kind, cut.seq_len)
+    keys = attended(kind, cut.reach)
     one = 2.0 * cut.tokens * keys * heads  # FLOPs of one product, a unit of head size
     read = byte * cut.tokens * (heads * qk + kv_heads * (qk + v))
     written = byte * cut.tokens * heads * v

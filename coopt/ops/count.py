@@ -7,16 +7,16 @@ import jax
 from coopt.ops import ends, parallel
 from coopt.ops.attention import attention
 from coopt.ops.cut import Cut, cut
-from coopt.ops.feedforward import feedforward
+from coopt.ops.feedforward import feedforward, routed_tokens
 from coopt.ops.memory import memory
 from coopt.ops.optimizer import optimizer
-from coopt.ops.rows import Rows, elementwise
-from coopt.ops.shapes import check_kinds, layers, model_flops
+from coopt.ops.rows import Rows, elementwise, matmul
+from coopt.ops.shapes import check_kinds, layers, model_flops, value_dim
 from coopt.ops.weights import chip_weights, stages
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import VERDICTS, LayerKind, Layout, Leaf, Model, Ops, Phase, Row, Workload
+from coopt.spec.nouns import TYPE_BYTES, VERDICTS, LayerKind, Layout, Leaf, Model, Ops, Phase, Row, Workload
 from coopt.tree import replace
-from coopt.xp import floor, logical_or, maximum, where
+from coopt.xp import choose, floor, logical_or, maximum, where
 
 
 def count(model: Model, layout: Layout, workload: Workload) -> Ops:
@@ -46,15 +46,16 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
     rows = _layers(model, layout, sizes)
     rows += _offload(model, layout, sizes)
     rows += ends.embedding(model, layout, sizes) + ends.head(model, layout, sizes)
+    rows += _further(model, layout, sizes)
     rows += parallel.pipeline(model, layout, sizes)
     rows += parallel.data(layout, sizes, weights, experts=_has_experts(model))
-    rows += optimizer(layout, weights, shards, expert_shards)
+    rows += optimizer(model, layout, sizes, split, weights, shards, expert_shards)
     return Ops(
         rows=rows,
         memory=memory(model, layout, sizes, split, weights, shards=shards, expert_shards=expert_shards),
         chips=layout.tp * layout.cp * layout.pp * layout.dp,
         tokens=phase.batch * phase.seq_len,
-        model_flops=model_flops(model, phase.seq_len) * phase.batch * phase.seq_len,
+        model_flops=model_flops(model, sizes.reach) * phase.batch * phase.seq_len,
         stages=layout.pp,
         chunks=layout.vpp,
         micro_batches=sizes.micro_batches,
@@ -64,6 +65,9 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
         layers_middle=split.middle,
         layers_last=split.last,
         type=layout.precision.linear,
+        overlap=layout.overlap,
+        eager=1.0 - layout.graphs,
+        synchronised=_synchronised(model, layout),
         verdict=verdict(model, layout, phase),
     )
 
@@ -80,6 +84,12 @@ def _training_phase(workload: Workload) -> Phase:
     return workload.phases[0]
 
 
+def _synchronised(model: Model, layout: Layout) -> Leaf:
+    """Share of layers with experts that take as many tokens as come: the host must read how many before it goes on."""
+    routed = sum(kind.count for kind in model.kinds if kind.feedforward == "moe")
+    return where(layout.capacity > 0.0, 0.0, routed / layers(model)) if _has_experts(model) else 0.0
+
+
 def _has_experts(model: Model) -> bool:
     return any(kind.feedforward == "moe" for kind in model.kinds)
 
@@ -89,43 +99,67 @@ def _layers(model: Model, layout: Layout, sizes: Cut) -> Rows:
     total = layers(model)
     rows: Rows = ()
     for position, kind in enumerate(model.kinds):
-        prefix = f"{position}." if len(model.kinds) > 1 else ""
-        split_experts = where(layout.ep > 1.5, 1.0, 0.0) if kind.feedforward == "moe" else 0.0
-        own = attention(f"{prefix}attn.", model, kind, layout, sizes)
-        own += parallel.tensor(f"{prefix}attn.", model, layout, sizes, count=1.0)
-        own += parallel.context(f"{prefix}attn.", kind, layout, sizes)
-        own += feedforward(f"{prefix}mlp.", model, kind, layout, sizes)
-        own += parallel.tensor(f"{prefix}mlp.", model, layout, sizes, count=1.0 - split_experts)
-        own += _quantise(f"{prefix}", model, kind, layout, sizes)
-        if kind.feedforward == "moe":
-            own += parallel.expert(f"{prefix}mlp.", model, kind, layout, sizes)
+        own = _layer(f"{position}." if len(model.kinds) > 1 else "", model, kind, layout, sizes)
         if len(model.kinds) > 1:
             own = tuple(replace(row, count=row.count * (kind.count / total)) for row in own)
         rows += own
     return rows
 
 
-def _quantise(name: str, model: Model, kind: LayerKind, layout: Layout, sizes: Cut) -> Rows:
-    """Casting to eight or four bits what no fused kernel casts on its way out.
+def _layer(prefix: str, model: Model, kind: LayerKind, layout: Layout, sizes: Cut) -> Rows:
+    """Rows of one layer of one kind, and what its parallel parts send."""
+    split_experts = where(layout.ep > 1.5, 1.0, 0.0) if kind.feedforward == "moe" else 0.0
+    rows = attention(f"{prefix}attn.", model, kind, layout, sizes)
+    rows += parallel.tensor(f"{prefix}attn.", model, layout, sizes, count=1.0)
+    rows += parallel.context(f"{prefix}attn.", kind, layout, sizes)
+    rows += feedforward(f"{prefix}mlp.", model, kind, layout, sizes)
+    rows += parallel.tensor(f"{prefix}mlp.", model, layout, sizes, count=1.0 - split_experts)
+    rows += _quantise(f"{prefix}", model, kind, layout, sizes)
+    if kind.feedforward == "moe":
+        rows += parallel.expert(f"{prefix}mlp.", model, kind, layout, sizes)
+    return rows
 
-    Norms and activation functions write their output cast; the attention's output and the gradients that reach each
-    matmul from behind are read and written once more.
+
+def _further(model: Model, layout: Layout, sizes: Cut) -> Rows:
+    """Rows of the layers that predict tokens beyond the next: a projection of 2 d, a layer and the head once more."""
+    if not model.mtp:
+        return ()
+    d, between = model.d_model, sizes.tokens / sizes.split
+    linear = layout.precision.linear
+    rows = matmul("mtp.projection", sizes, layout, scope="last", m=between, n=d, k=2.0 * d, type=linear)
+    rows += tuple(replace(row, scope="last") for row in _layer("mtp.", model, model.kinds[-1], layout, sizes))
+    rows += tuple(replace(row, name=f"mtp.{row.name}") for row in ends.head(model, layout, sizes))
+    return tuple(replace(row, count=row.count * float(model.mtp)) for row in rows)
+
+
+def _quantise(name: str, model: Model, kind: LayerKind, layout: Layout, sizes: Cut) -> Rows:
+    """Casting to eight or four bits, with a scale: every operand is read in 16 bits and written along both axes.
+
+    Norms write their output cast; the output of attention and of the activation, routed tokens, and the gradients that
+    reach each matmul from behind are read and written once more, since products backward reduce along the other axis.
     """
     tokens, tp, d = sizes.tokens, layout.tp, model.d_model
-    width, copies = kind.d_ff / tp, 1.0
+    width, copies = kind.d_ff / tp, 0.0
     if kind.feedforward == "moe":
-        width, copies = kind.d_expert * kind.top_k / tp, kind.top_k / tp * sizes.expert_tensor
-    attention = kind.heads * kind.head_dim / tp
-    gradients = (kind.heads + 2.0 * kind.kv_heads) * kind.head_dim / tp + d + (1.0 + kind.gated) * width + copies * d
+        routed = routed_tokens(kind, layout, sizes) / tokens
+        width, copies = kind.d_expert * routed / sizes.expert_tensor, routed
+        width = width + kind.shared * kind.d_shared / tp
+    heads = kind.heads * value_dim(kind) / tp
+    inputs = heads + width + copies * d
+    between = d / sizes.split
+    outputs = (kind.heads + 2.0 * kind.kv_heads) * kind.head_dim / tp + between + (1.0 + kind.gated) * width
+    outputs = outputs + copies * d + (between if kind.feedforward == "dense" else 0.0)
+    out = 2.0 * choose(layout.precision.linear, TYPE_BYTES)
     return elementwise(
         f"{name}quantise",
         sizes,
-        read=2.0 * tokens * attention,
-        written=tokens * attention,
-        back_read=2.0 * tokens * gradients,
-        back_written=2.0 * tokens * gradients,
+        kind="cast",
+        read=layout.precision.activation * tokens * inputs,
+        written=out * tokens * inputs,
+        back_read=layout.precision.activation * tokens * outputs,
+        back_written=out * tokens * outputs,
         count=layout.precision.quantise,
-        launches=2.0,
+        launches=3.0,
         back_launches=4.0,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coopt.spec.nouns import Layout, Leaf, Model, Phase
 from coopt.tree import struct
-from coopt.xp import choose, maximum, where
+from coopt.xp import choose, maximum, minimum, where
 
 
 @struct
@@ -12,6 +12,7 @@ class Cut:
     """One micro-batch on one chip."""
 
     seq_len: Leaf = 0.0
+    reach: Leaf = 0.0  # tokens of a sequence that may see each other: those of one document
     sequences: Leaf = 0.0  # a micro-batch
     tokens: Leaf = 0.0  # a micro-batch on one chip, before tensor parallelism splits them
     split: Leaf = 1.0  # tp where sequence parallel, else 1: divides what lies between matmuls
@@ -40,6 +41,7 @@ def cut(model: Model, layout: Layout, phase: Phase) -> Cut:
     expert_tensor = where(layout.ep > 1.5, 1.0, tp)
     return Cut(
         seq_len=phase.seq_len,
+        reach=where(phase.document > 0.0, minimum(phase.document, phase.seq_len), phase.seq_len),
         sequences=layout.micro_batch,
         tokens=layout.micro_batch * phase.seq_len / cp,
         split=where(layout.sp > 0.5, tp, 1.0),

@@ -8,9 +8,13 @@ from coopt.spec.nouns import Layout, Leaf, Model, Row
 
 
 def embedding(model: Model, layout: Layout, cut: Cut) -> Rows:
-    """Looking up tokens (first stage): a gather forward, a scatter-add into the gradient backward."""
+    """Looking up tokens (first stage): a gather forward; backward a scatter-add into a dense gradient, which is summed.
+
+    The dense gradient of V d / tp is cleared and added to what earlier micro-batches left, whoever was looked up.
+    """
     moved = layout.precision.activation * cut.tokens * model.d_model
-    grad = layout.precision.gradient * cut.tokens * model.d_model
+    dense = cut.vocab * model.d_model
+    kept, byte = layout.precision.gradient * dense, layout.precision.activation
     rows = elementwise(
         "embedding",
         cut,
@@ -18,8 +22,8 @@ def embedding(model: Model, layout: Layout, cut: Cut) -> Rows:
         scope="first",
         read=moved,
         written=moved,
-        back_read=moved + grad,
-        back_written=grad,
+        back_read=2.0 * moved + byte * dense + kept,
+        back_written=moved + byte * dense + kept,
         launches=3.0,
         back_launches=3.0,
     )
@@ -46,17 +50,19 @@ def head(model: Model, layout: Layout, cut: Cut) -> Rows:
     rows = norm("head.norm", cut, between, scope="last")
     rows += matmul("head", cut, layout, scope="last", m=tokens, n=cut.vocab, k=d, type=layout.precision.head)
     logits = tokens * cut.vocab
-    # forward: to fp32, maximum, exponential and sum, pick the target; backward: softmax minus target, back to 16 bit
+    # Fused: statistics, then the gradient in place of the logits, scaled on the way back. Else, in 32 bits: convert,
+    # maximum, subtract, exponential, sum, divide, and back the softmax minus its target in 16 bits.
+    plain = 1.0 - layout.fused_loss
     rows += elementwise(
         "loss",
         cut,
         scope="last",
-        read=(byte + 8.0) * logits,
-        written=8.0 * logits,
-        back_read=8.0 * logits,
-        back_written=(4.0 + byte) * logits,
-        launches=8.0,
-        back_launches=4.0,
+        read=(2.0 * byte + 18.0 * plain) * logits,
+        written=(byte + 14.0 * plain) * logits,
+        back_read=(byte + 6.0 * plain) * logits,
+        back_written=(byte + 4.0 * plain) * logits,
+        launches=2.0 + 6.0 * plain,
+        back_launches=1.0 + 3.0 * plain,
     )
     full = layout.precision.wire * tokens * d
 

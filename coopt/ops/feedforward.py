@@ -5,7 +5,7 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.rows import Rows, elementwise, matmul, norm, residual
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model
-from coopt.xp import minimum
+from coopt.xp import minimum, where
 
 
 def feedforward(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
@@ -48,15 +48,19 @@ def _mlp(
 
 
 def routed_tokens(kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
-    """Token copies one chip sends to experts: tokens * top_k, split over tp where experts are not."""
-    return cut.tokens * cut.expert_tensor / layout.tp * kind.top_k
+    """Token copies the fullest chip works on: tokens * top_k, split over tp where experts are not, times its load.
+
+    A fixed capacity is worked on whole, filled or not; without one the step waits for the fullest chip.
+    """
+    load = where(layout.capacity > 0.0, layout.capacity, layout.imbalance)
+    return cut.tokens * cut.expert_tensor / layout.tp * kind.top_k * load
 
 
 def _experts(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
     """Router, permutation, the experts of this chip as one grouped product, the way back, shared experts."""
     d, byte = model.d_model, layout.precision.activation
     own = cut.tokens * cut.expert_tensor / layout.tp  # tokens this chip routes
-    routed = own * kind.top_k
+    routed = routed_tokens(kind, layout, cut)
     local = kind.experts / layout.ep  # experts on this chip
     rows = matmul(f"{name}router", cut, layout, m=own, n=kind.experts, k=d, type=layout.precision.attention)
     scores = 4.0 * own * kind.experts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
-from coopt.ops.shapes import query_key_dim, value_dim
+from coopt.ops.optimizer import state
+from coopt.ops.shapes import attended, index_weights, linear_columns, query_key_dim, value_dim
 from coopt.ops.weights import Stages, Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Memory, Model
 from coopt.xp import maximum, minimum, where
@@ -23,10 +24,15 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     qk, v = query_key_dim(kind), value_dim(kind)
     between = tokens / cut.split * d * (4.0 * byte + 2.0 * kind.dropout)
     heads = byte * tokens / tp * (kind.heads * (qk + v) + maximum(kind.kv_heads, tp) * (qk + v))
+    if kind.mixer == "linear":
+        heads = byte * tokens / tp * (linear_columns(kind) + 2.0 * kind.heads * v)
+    if kind.mixer == "sparse":  # the indexer: what it projected to, and which keys it chose
+        between = between + tokens * (byte * index_weights(kind) + 4.0 * attended(kind, cut.reach))
     if kind.mixer == "mla":
         heads = byte * tokens / tp * kind.heads * (2.0 * qk + 2.0 * v)
         between = between + 2.0 * byte * tokens / cut.split * (kind.q_rank + kind.kv_rank + kind.rope_dim)
-    scores = (1.0 - layout.fused_attention) * tokens * cut.seq_len * kind.heads / tp
+    plain = 0.0 if kind.mixer == "linear" else 1.0 - layout.fused_attention
+    scores = plain * tokens * cut.seq_len * kind.heads / tp
     attention = heads + scores * (byte + kind.dropout * (1.0 + byte))
     if kind.feedforward == "dense":
         return between + attention + byte * tokens / tp * (2.0 + kind.gated) * kind.d_ff
@@ -38,7 +44,8 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
 
 def attention_part(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     """Bytes of `kept` that selective recompute does without: everything between the scores and their product."""
-    scores = (1.0 - layout.fused_attention) * cut.tokens * cut.seq_len * kind.heads / layout.tp
+    plain = 0.0 if kind.mixer == "linear" else 1.0 - layout.fused_attention
+    scores = plain * cut.tokens * cut.seq_len * kind.heads / layout.tp
     return scores * (layout.precision.activation + kind.dropout * (1.0 + layout.precision.activation))
 
 
@@ -73,7 +80,7 @@ def memory(
     m, pp = cut.micro_batches, layout.pp
     most = maximum(stages.first, maximum(stages.middle, stages.last))
     extra = where(layout.vpp > 1.5, (pp - 1.0) / layout.vpp, 0.0)
-    in_flight = where(abs(layout.schedule - 1.0) < 0.5, m, minimum(m, pp + extra))
+    in_flight = where(abs(layout.schedule - 1.0) < 0.5, m, minimum(m, pp - weights.second + extra))
     activations = layer * most * in_flight
     ends = recipe.activation * cut.tokens / cut.split * model.d_model * minimum(in_flight, pp)
     logits = (4.0 + 2.0 * recipe.activation) * cut.tokens * cut.vocab
@@ -82,7 +89,7 @@ def memory(
     return Memory(
         parameters=split(recipe.weight, 3.0),
         gradients=split(recipe.gradient, 2.0),
-        optimizer=split(recipe.state, 1.0),
+        optimizer=split(state(layout), 1.0),
         activations=activations * (1.0 - layout.offload) + working + ends,
         logits=logits,
         buffers=gathered + unsharded,

@@ -50,7 +50,11 @@ def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
     heads = maximum(kind.kv_heads / layout.tp, 1.0)
     if kind.mixer == "mla":
         heads = kind.heads / layout.tp
-    whole = layout.precision.wire * cut.tokens * layout.cp * heads * (query_key_dim(kind) + value_dim(kind))
+    if kind.mixer == "linear":  # a state of 32 bits a chip instead, whatever the length
+        state = 4.0 * cut.sequences * kind.heads / layout.tp * query_key_dim(kind) * value_dim(kind)
+        whole = state * layout.cp
+    else:
+        whole = layout.precision.wire * cut.tokens * layout.cp * heads * (query_key_dim(kind) + value_dim(kind))
 
     def one(part: str, collective: str, phase: str, count: Leaf):
         return wire(
@@ -73,27 +77,41 @@ def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
 
 
 def expert(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
-    """Dispatch to the experts' chips and combine on the way back: an all-to-all each, both ways."""
-    sent = layout.precision.dispatch * routed_tokens(kind, layout, cut) * model.d_model
-    back = layout.precision.wire * routed_tokens(kind, layout, cut) * model.d_model
+    """Dispatch to the experts' chips and combine on the way back, both ways.
 
-    def one(part: str, phase: str, count: Leaf, payload: Leaf):
+    All-to-all: every copy travels. Deduplicated: one copy a unit (see `all_to_all_time`). All-gather: every token
+    goes to the whole group, and partial sums are scattered back.
+    """
+    copies = routed_tokens(kind, layout, cut) * model.d_model
+    everyone = copies / kind.top_k * layout.ep
+    recipe, gather = layout.precision, where(layout.transport > 1.5, 1.0, 0.0)
+    fan = where(abs(layout.transport - 1.0) < 0.5, kind.top_k, 1.0)
+
+    def one(part: str, collective: str, phase: str, count: Leaf, byte: Leaf):
+        exchange = collective == "all_to_all"
         return wire(
             f"{name}ep.{part}",
-            collective="all_to_all",
+            collective=collective,
             group="expert",
             phase=phase,
-            count=count,
-            payload=payload,
+            count=count * ((1.0 - gather) if exchange else gather),
+            payload=byte * (copies if exchange else everyone),
             size=layout.ep,
             stride=cut.stride_tensor,
+            fan=fan if exchange else 1.0,
         )
 
     return (
-        one("dispatch", "forward", 1.0, sent),
-        one("combine", "forward", 1.0, back),
-        one("again", "recompute", cut.full, sent + back),
-        one("dx", "backward", 1.0, 2.0 * back),
+        one("dispatch", "all_to_all", "forward", 1.0, recipe.dispatch),
+        one("combine", "all_to_all", "forward", 1.0, recipe.wire),
+        one("again", "all_to_all", "recompute", cut.full, recipe.dispatch + recipe.wire),
+        one("dx", "all_to_all", "backward", 2.0, recipe.wire),
+        one("gather", "all_gather", "forward", 1.0, recipe.dispatch),
+        one("scatter", "reduce_scatter", "forward", 1.0, recipe.wire),
+        one("gather.again", "all_gather", "recompute", cut.full, recipe.dispatch),
+        one("scatter.again", "reduce_scatter", "recompute", cut.full, recipe.wire),
+        one("gather.dx", "all_gather", "backward", 1.0, recipe.wire),
+        one("scatter.dx", "reduce_scatter", "backward", 1.0, recipe.wire),
     )
 
 
@@ -125,7 +143,8 @@ def data(layout: Layout, cut: Cut, weights: Weights, *, experts: bool) -> Rows:
 
     Zero 0: all-reduce of gradients. 1, 2: reduce-scatter, then all-gather of the new weights, once a step. 3: weights
     gathered before use forward and backward and gradients scattered, in every layer and micro-batch; what is left of
-    dp beyond fsdp holds copies, whose gradients are reduced once a step.
+    dp beyond fsdp holds copies, whose gradients are reduced once a step. Where a layer is gathered in pieces, each is
+    copied part by part, a launch for every chip of the group (DeepSpeed before all_gather_base).
     """
     recipe = layout.precision
     kept = where(layout.zero < 0.5, 1.0, 0.0)
@@ -146,36 +165,42 @@ def data(layout: Layout, cut: Cut, weights: Weights, *, experts: bool) -> Rows:
     )
     rows = ()
     for name, stage, layer, copies, ways, stride in groups if experts else groups[:1]:
-
-        def one(part, collective, phase, scope, count, payload, size, stride=stride, name=name):
-            return wire(
-                f"data.{name}{part}",
-                collective=collective,
-                group="data",
-                phase=phase,
-                scope=scope,
-                count=count,
-                payload=payload,
-                size=size,
-                stride=stride,
-            )
-
-        rows += (
-            one("reduce", "all_reduce", "backward", "step", kept, recipe.reduce * stage, copies),
-            one("scatter", "reduce_scatter", "backward", "step", split, recipe.reduce * stage, copies),
-            one("gather", "all_gather", "optimizer", "step", split, recipe.gather * stage, copies),
-            one("fsdp.gather", "all_gather", "forward", "layer", cut.sharded, recipe.gather * layer, ways),
-            one("fsdp.gather.dx", "all_gather", "backward", "layer", cut.sharded, recipe.gather * layer, ways),
-            one("fsdp.scatter", "reduce_scatter", "backward", "layer", cut.sharded, recipe.reduce * layer, ways),
-            one(
-                "fsdp.copies",
-                "all_reduce",
-                "backward",
-                "step",
-                cut.sharded,
-                recipe.reduce * stage / ways,
-                maximum(copies / ways, 1.0),
-                stride * ways,
-            ),
-        )
+        # a step: part, collective, phase, count, payload, chips, stride
+        rest = maximum(copies / ways, 1.0)
+        for part, collective, phase, count, payload, size, apart in (
+            ("reduce", "all_reduce", "backward", kept, recipe.reduce * stage, copies, stride),
+            ("scatter", "reduce_scatter", "backward", split, recipe.reduce * stage, copies, stride),
+            ("gather", "all_gather", "optimizer", split, recipe.gather * stage, copies, stride),
+            ("fsdp.copies", "all_reduce", "backward", cut.sharded, recipe.reduce * stage / ways, rest, stride * ways),
+        ):
+            rows += (
+                wire(
+                    f"data.{name}{part}", collective=collective, group="data", phase=phase, scope="step", count=count,
+                    payload=payload, size=size, stride=apart,
+                ),
+            )  # fmt: skip
+        rows += _sharded(f"data.{name}fsdp.", layout, cut, layer=layer, ways=ways, stride=stride)
     return rows
+
+
+def _sharded(name: str, layout: Layout, cut: Cut, *, layer: Leaf, ways: Leaf, stride: Leaf) -> Rows:
+    """What zero 3 sends in every layer and micro-batch: weights gathered before use, gradients scattered."""
+    recipe, pieces = layout.precision, layout.pieces
+    return tuple(
+        wire(
+            f"{name}{part}",
+            collective=collective,
+            group="data",
+            phase=phase,
+            count=cut.sharded * pieces,
+            payload=byte * layer / pieces,
+            size=ways,
+            stride=stride,
+            copies=where(pieces > 1.5, ways, 0.0),
+        )
+        for part, collective, phase, byte in (
+            ("gather", "all_gather", "forward", recipe.gather),
+            ("gather.dx", "all_gather", "backward", recipe.gather),
+            ("scatter", "reduce_scatter", "backward", recipe.reduce),
+        )
+    )

@@ -6,32 +6,20 @@ import jax
 
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import FEEDFORWARDS, MIXERS, LayerKind, Leaf, Model
-from coopt.xp import maximum, minimum
+from coopt.tree import replace
+from coopt.xp import maximum, minimum, where
 
-PRICED_MIXERS = ("full", "window", "mla")
+CHUNK = 128.0  # tokens that a linear mixer takes at a time: within, as attention; between, by its state
 
 
 def check_kinds(model: Model) -> None:
-    """Refuses, by name, a layer kind that has no rows yet."""
+    """Refuses, by name, a layer kind that has no rows."""
     problems = []
     for position, kind in enumerate(model.kinds):
-        if kind.mixer not in PRICED_MIXERS:
-            known = "unknown" if kind.mixer not in MIXERS else "not priced yet"
-            problems.append(
-                Problem(
-                    field=f"layers[{position}].mixer",
-                    expected=f"one of {', '.join(PRICED_MIXERS)}",
-                    got=f"{kind.mixer} ({known})",
-                )
-            )
-        if kind.feedforward not in FEEDFORWARDS:
-            problems.append(
-                Problem(
-                    field=f"layers[{position}].feedforward",
-                    expected=f"one of {', '.join(FEEDFORWARDS)}",
-                    got=kind.feedforward,
-                )
-            )
+        for field, known in (("mixer", MIXERS), ("feedforward", FEEDFORWARDS)):
+            if getattr(kind, field) not in known:
+                expected, got = f"one of {', '.join(known)}", getattr(kind, field)
+                problems.append(Problem(field=f"layers[{position}].{field}", expected=expected, got=got))
     if problems:
         raise Refused(*problems)
 
@@ -43,22 +31,57 @@ def query_key_dim(kind: LayerKind) -> Leaf:
 
 def value_dim(kind: LayerKind) -> Leaf:
     """Head size of values."""
+    if kind.mixer == "linear":
+        return kind.v_dim + where(kind.v_dim > 0.0, 0.0, kind.head_dim)
     return kind.v_dim if kind.mixer == "mla" else kind.head_dim
 
 
 def attended(kind: LayerKind, seq_len: Leaf) -> Leaf:
-    """Mean number of keys a token attends to under a causal mask: s / 2, or w - w^2 / 2s in a window w <= s."""
-    if kind.mixer != "window":
+    """Mean number of keys a token attends to under a causal mask: s / 2, or w - w^2 / 2s of at most w keys, w <= s.
+
+    A linear mixer attends to the keys of its chunk.
+    """
+    if kind.mixer == "linear":
+        return minimum(CHUNK, seq_len) / 2.0
+    if kind.mixer not in ("window", "sparse"):
         return seq_len / 2.0
     width = minimum(kind.window, seq_len)
     return width - width * width / (2.0 * seq_len)
+
+
+def mixing(kind: LayerKind, seq_len: Leaf) -> Leaf:
+    """Multiply-adds a token in the products of all heads: keys (e_qk + e_v), and what is particular to the mixer.
+
+    Linear (gated linear attention, state-space duals; Dao and Gu 2024, arXiv 2405.21060): the state e_qk e_v is read
+    and written once a token. Sparse (DeepSeek-V3.2): an indexer scores every key before it, s / 2 of them.
+    """
+    qk, v = query_key_dim(kind), value_dim(kind)
+    products = attended(kind, seq_len) * kind.heads * (qk + v)
+    if kind.mixer == "linear":
+        return products + 2.0 * kind.heads * qk * v
+    if kind.mixer == "sparse":
+        return products + indexing(kind, seq_len)
+    return products
+
+
+def indexing(kind: LayerKind, seq_len: Leaf) -> Leaf:
+    """Multiply-adds a token of the indexer of a sparse mixer."""
+    return seq_len / 2.0 * kind.index_heads * kind.index_dim
+
+
+def index_weights(kind: LayerKind) -> Leaf:
+    """Columns that an indexer projects to: queries, one key, a weight a head."""
+    return kind.index_heads * (kind.index_dim + 1.0) + kind.index_dim
 
 
 def mixer_weights(kind: LayerKind, d_model: Leaf) -> Leaf:
     """Matmul weights of one mixer.
 
     Full and window: d (h + 2 h_kv) e + h e d. MLA: the down and up projections of query and compressed key-value.
+    Linear: query and key of h_kv groups, value, gate and two scalars of h heads. Sparse: full, and its indexer.
     """
+    if kind.mixer == "linear":
+        return d_model * (linear_columns(kind) + kind.heads * value_dim(kind))
     if kind.mixer == "mla":
         query_out = kind.heads * query_key_dim(kind)
         # q_rank = 0 means one direct projection of the query
@@ -67,7 +90,13 @@ def mixer_weights(kind: LayerKind, d_model: Leaf) -> Leaf:
         key_value = d_model * (kind.kv_rank + kind.rope_dim)
         key_value = key_value + kind.kv_rank * kind.heads * (kind.head_dim + kind.v_dim)
         return query + key_value + kind.heads * kind.v_dim * d_model
-    return d_model * kind.head_dim * (2.0 * kind.heads + 2.0 * kind.kv_heads)
+    full = d_model * kind.head_dim * (2.0 * kind.heads + 2.0 * kind.kv_heads)
+    return full + d_model * index_weights(kind) if kind.mixer == "sparse" else full
+
+
+def linear_columns(kind: LayerKind) -> Leaf:
+    """Columns that a linear mixer projects to: query and key, value and gate, decay and rate."""
+    return 2.0 * kind.kv_heads * kind.head_dim + 2.0 * kind.heads * value_dim(kind) + 2.0 * kind.heads
 
 
 def expert_weights(kind: LayerKind, d_model: Leaf) -> Leaf:
@@ -85,6 +114,9 @@ def dense_weights(kind: LayerKind, d_model: Leaf) -> Leaf:
 def vectors(kind: LayerKind, d_model: Leaf) -> Leaf:
     """Parameters of one layer that are no matmul weights: norms and biases."""
     norms = kind.norms * d_model
+    if kind.mixer == "linear":  # a convolution of four taps, decay and rate of a head, the gated norm
+        norms = norms + 4.0 * (2.0 * kind.kv_heads * kind.head_dim + kind.heads * value_dim(kind))
+        norms = norms + 2.0 * kind.heads + value_dim(kind)
     if kind.mixer == "mla":
         norms = norms + kind.q_rank + kind.kv_rank
     attention = (kind.heads + 2.0 * kind.kv_heads) * kind.head_dim + d_model
@@ -144,10 +176,16 @@ def active_parameters(model: Model) -> Leaf:
 def model_flops(model: Model, seq_len: Leaf) -> Leaf:
     """FLOPs of one trained token, recompute not counted: 6W + 1.5A, with A = 4 s h e summed over layers.
 
-    Written over attended keys, 6 * (keys) * h (e_qk + e_v), which is 1.5A for full causal attention.
+    Written over the products of the mixer, 6 * keys * h (e_qk + e_v), which is 1.5A for full causal attention.
     """
-    attention = sum(
-        kind.count * 6.0 * attended(kind, seq_len) * kind.heads * (query_key_dim(kind) + value_dim(kind))
-        for kind in model.kinds
-    )
-    return 6.0 * matmul_weights(model) + attention
+    attention = sum(kind.count * 6.0 * mixing(kind, seq_len) for kind in model.kinds)
+    total = 6.0 * matmul_weights(model) + attention
+    if model.mtp:
+        total = total + float(model.mtp) * further_flops(model, seq_len)
+    return total
+
+
+def further_flops(model: Model, seq_len: Leaf) -> Leaf:
+    """FLOPs of one trained token in one layer of multi-token prediction: the last kind, 2 d^2 and the head."""
+    single = replace(model, mtp=0, kinds=(replace(model.kinds[-1], count=1.0),))
+    return model_flops(single, seq_len) + 12.0 * model.d_model * model.d_model

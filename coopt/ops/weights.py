@@ -27,6 +27,7 @@ class Weights:
     ends: Leaf = 0.0  # embedding or head, the larger stage's share
     stage_dense: Leaf = 0.0  # the fullest stage, ends included
     stage_expert: Leaf = 0.0
+    second: Leaf = 0.0  # 1 where the second stage is the fullest: layers without experts fill the first one
 
 
 def stages(model: Model, layout: Layout) -> Stages:
@@ -34,7 +35,8 @@ def stages(model: Model, layout: Layout) -> Stages:
 
     The rest of L / pp goes to the middle stages, away from embedding and head, as far as there are enough of them;
     otherwise to the first stages. Interleaved, a stage waits for its largest chunk in every round: a middle stage takes
-    vpp * ceil(L / (pp vpp)) layers' time, so that chunks of unequal layers are never free.
+    vpp * ceil(L / (pp vpp)) layers' time, so that chunks of unequal layers are never free. Places that stay empty are
+    those of the head first and of the embedding next, as trainers put them.
     """
     total = layers(model)
     pp = layout.pp
@@ -43,10 +45,11 @@ def stages(model: Model, layout: Layout) -> Stages:
     roomy = extra <= maximum(pp - 2.0, 0.0) + 0.5
     first = where(roomy, least, most)
     last = where(roomy, least, where(extra > pp - 0.5, most, least))
-    # interleaved: up to two missing layers are the places of embedding and head, as trainers put them
     missing, chunked = most * pp - total, layout.vpp > 1.5
     first = where(chunked, most - where(missing > 1.5, 1.0, 0.0), first)
     last = where(chunked, most - where(missing > 0.5, 1.0, 0.0), last)
+    if model.mtp:  # the last stage has further layers and heads, and takes all the places that stay empty
+        first, last = most, maximum(most - missing, 0.0)
     return Stages(first=first, middle=most, last=last)
 
 
@@ -69,10 +72,24 @@ def chip_weights(model: Model, layout: Layout, cut: Cut, stages: Stages) -> Weig
     lone = (model.positions + model.norms) * model.d_model
     # one stage: embedding and head (one matrix where tied); more: one of them on each end
     ends = matrix * where(layout.pp > 1.5, 1.0, 2.0 - model.tied) + lone
+    second, crowded = _second(model, layout)
     return Weights(
         layer_dense=dense,
         layer_expert=expert,
         ends=ends,
         stage_dense=most * dense + ends,
-        stage_expert=most * expert,
+        stage_expert=most * expert * crowded,
+        second=second,
     )
+
+
+def _second(model: Model, layout: Layout) -> tuple[Leaf, Leaf]:
+    """Whether stages beyond the first hold expert layers alone, and their experts over those of a mean stage.
+
+    A few dense layers before the mixture (DeepSeek-V3: 3 of 61) stand together; as many of each kind take turns.
+    """
+    routed = sum(kind.count for kind in model.kinds if kind.feedforward == "moe")
+    if len({kind.feedforward for kind in model.kinds}) < 2:
+        return 0.0, 1.0
+    second = where(layout.pp > 1.5, where(routed > 0.7 * layers(model), 1.0, 0.0), 0.0)
+    return second, 1.0 + second * (layers(model) / routed - 1.0)

@@ -33,9 +33,9 @@ STACK = (
 # Dao 2023 (FlashAttention-2), figures 4 to 6: 0.7 to 0.85 on A100 and H100.
 BACKWARD = 0.8
 FASTEST = 0.95  # share of a peak that no kernel passes
-# Bytes of a collective at which half of its bandwidth is reached: all-gather of 16 MiB over 2 and 8 chips, three
-# generations of one vendor's library.
-SATURATION = 2e6
+# Bytes of one pass of a collective at which half of its bandwidth is reached: against 512 MiB, all-gathers and
+# reduce-scatters of 16 and 64 MiB over 8 chips lack 3 to 10 MB, all-reduces twice that; three generations of NCCL.
+SATURATION = 7e6
 
 
 def applied(hardware: Hardware, family: Mapping[str, Leaf], stack: Mapping[str, Leaf]) -> Hardware:

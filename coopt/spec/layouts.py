@@ -15,8 +15,14 @@ from coopt.spec.schema import near
 from coopt.spec.schema_types import flag, shown
 from coopt.tree import replace
 
-_COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch")
-_CODES = {"schedule": nouns.SCHEDULES, "recompute": nouns.RECOMPUTE, "order": nouns.ORDERS}
+_COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch", "pieces")
+_CODES = {
+    "schedule": nouns.SCHEDULES,
+    "recompute": nouns.RECOMPUTE,
+    "order": nouns.ORDERS,
+    "transport": nouns.TRANSPORTS,
+    "optimizer": nouns.OPTIMIZERS,
+}
 _FIELDS = tuple(field.name for field in dataclasses.fields(nouns.Layout))
 
 
@@ -147,13 +153,26 @@ def _part(given: Any) -> float | None:
     return float(given) if number and 0 <= given <= 1 else None
 
 
+def _factor(least: float) -> Callable[[Any], float | None]:
+    def accept(given: Any) -> float | None:
+        number = not isinstance(given, bool) and isinstance(given, (int, float))
+        return float(given) if number and (given == least or 1 <= given <= 1e6) else None
+
+    return accept
+
+
 _ACCEPTS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
     **{key: ("a whole number from 1", _whole(1, 1e9)) for key in _COUNTS},
     **{key: (f"one of {', '.join(names)}", _whole(0, len(names) - 1)) for key, names in _CODES.items()},
     "zero": ("0, 1, 2 or 3", _whole(0, 3)),
     "sp": ("0 or 1", _yes),
     "fused_attention": ("0 or 1", _yes),
+    "fused_loss": ("0 or 1", _yes),
     "offload": ("a share from 0 to 1", _part),
+    "graphs": ("a share from 0 to 1", _part),
+    "overlap": ("0 or 1", _yes),
+    "capacity": ("0 or a factor of the mean from 1", _factor(0)),
+    "imbalance": ("a factor of the mean from 1", _factor(1)),
 }
 
 
@@ -166,12 +185,14 @@ def _practice(stack: str, path: Folders) -> tuple[dict[str, tuple[Any, str]], tu
 
 
 def _reduced(fields: dict[str, Any], practice: Mapping[str, tuple[Any, str]]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Gradients are summed in the type that the stack sums them in."""
-    if "reduce" not in practice:
+    """Gradients are summed and kept in the types that the stack sums and keeps them in."""
+    told = {key: practice[key] for key in ("reduce", "gradient") if key in practice}
+    if not told:
         return fields, ()
-    value, who = practice["reduce"]
-    recipe = fields.get("precision", nouns.Layout().precision)
-    return {**fields, "precision": replace(recipe, reduce=value)}, (f"precision.reduce={value:g}: {who}",)
+    recipe = replace(
+        fields.get("precision", nouns.Layout().precision), **{key: value for key, (value, _) in told.items()}
+    )
+    return {**fields, "precision": recipe}, tuple(f"precision.{k}={value:g}: {who}" for k, (value, who) in told.items())
 
 
 def _sequence_parallel(fields: dict[str, Any], practice: Mapping[str, tuple[Any, str]]) -> tuple[str, ...]:

@@ -20,11 +20,13 @@ TYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8")
 TYPE_BYTES = (4.0, 4.0, 2.0, 2.0, 1.0, 1.0 + 1 / 32, 0.5 + 1 / 16, 1.0)
 RECOMPUTE = ("none", "selective", "full")
 SCHEDULES = ("1f1b", "gpipe", "zero-bubble")
+TRANSPORTS = ("all-to-all", "deduplicated", "all-gather")  # of tokens to experts: a copy each, one a unit, to all
+OPTIMIZERS = ("adamw", "muon", "adafactor")
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp")  # innermost (closest chips) first
 MIXERS = ("full", "window", "mla", "linear", "sparse")
 FEEDFORWARDS = ("dense", "moe")
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
-KINDS = ("matmul", "attention", "elementwise", "gather", "collective", "p2p", "host", "bubble", "overhead")
+KINDS = ("matmul", "attention", "elementwise", "gather", "cast", "collective", "p2p", "host", "bubble", "overhead")
 PHASES = ("forward", "recompute", "backward", "optimizer", "step")
 BOUNDS = ("compute", "memory", "network", "latency", "overhead", "none")
 VERDICTS = (
@@ -97,11 +99,13 @@ class LayerKind:
     heads: Leaf = 1.0
     kv_heads: Leaf = 1.0
     head_dim: Leaf = 64.0
-    window: Leaf = 0.0  # tokens attended to, for `window` and `sparse`
+    window: Leaf = 0.0  # tokens attended to: the last ones for `window`, chosen ones for `sparse`
     q_rank: Leaf = 0.0  # mla: rank of the query projection; 0 = none
     kv_rank: Leaf = 0.0  # mla: rank of the compressed key and value
     rope_dim: Leaf = 0.0  # mla: head size that carries positions
-    v_dim: Leaf = 0.0  # mla: head size of values
+    v_dim: Leaf = 0.0  # mla, linear: head size of values; linear: 0 is that of keys
+    index_heads: Leaf = 0.0  # sparse: heads and head size of the indexer that chooses the keys
+    index_dim: Leaf = 0.0
     d_ff: Leaf = 0.0  # dense feed-forward width
     gated: Leaf = 1.0  # 1: three matrices (SwiGLU), 0: two
     experts: Leaf = 0.0
@@ -126,6 +130,9 @@ class Model:
     positions: Leaf = 0.0  # learned position vectors
     norms: Leaf = 1.0  # vectors of length d_model in the final norm
     context: Leaf = 0.0  # longest sequence it is meant for
+    mtp: int = static(
+        default=0
+    )  # further layers with a head each that predict tokens beyond the next, on the last stage
     kinds: tuple[LayerKind, ...] = ()
 
 
@@ -146,7 +153,15 @@ class Layout:
     zero: Leaf = 1.0  # 0 replicated, 1 state, 2 + gradients, 3 + weights split over fsdp
     recompute: Leaf = 0.0  # code into RECOMPUTE
     fused_attention: Leaf = 1.0  # 1: scores never leave the chip's cores; 0: written and read back
+    fused_loss: Leaf = 1.0  # 1: cross-entropy in one kernel on 16-bit logits; 0: in 32 bits, an operation at a time
     offload: Leaf = 0.0  # share of kept activations moved to host memory and back
+    overlap: Leaf = 0.0  # 1: tensor-parallel collectives run under matmuls that are cut for it
+    pieces: Leaf = 1.0  # messages in which a layer's weights are gathered (zero 3)
+    graphs: Leaf = 0.0  # share of launches replayed from captured graphs, which cost the host nothing
+    transport: Leaf = 0.0  # code into TRANSPORTS
+    capacity: Leaf = 0.0  # rows kept for each expert over the mean, padded or dropped; 0: as many as come (dropless)
+    imbalance: Leaf = 1.0  # tokens of the fullest expert chip over the mean, where dropless; 1: forced balance
+    optimizer: Leaf = 0.0  # code into OPTIMIZERS
     order: Leaf = 0.0  # code into ORDERS
     precision: Precision = Precision()
 
@@ -160,6 +175,7 @@ class Phase:
     seq_len: Leaf = 0.0
     batch: Leaf = 0.0  # sequences a step, over all chips
     context: Leaf = 0.0  # tokens already in the cache (prefill, decode)
+    document: Leaf = 0.0  # tokens of a document, where those packed into a sequence see not each other; 0: one
     repeat: Leaf = 1.0
 
 
@@ -177,9 +193,12 @@ class Workload:
         return phase
 
 
-def training(seq_len: Leaf, batch: Leaf, tokens: Leaf = NAN) -> Workload:
-    """A pre-training workload of `batch` sequences of `seq_len` tokens a step, `tokens` in all."""
-    return Workload(phases=(Phase(kind="train", seq_len=seq_len, batch=batch),), tokens=tokens)
+def training(seq_len: Leaf, batch: Leaf, tokens: Leaf = NAN, *, document: Leaf = 0.0) -> Workload:
+    """A pre-training workload of `batch` sequences of `seq_len` tokens a step, `tokens` in all.
+
+    `document` is the length of packed documents, E[l^2] / E[l] where it varies; 0: a sequence is one document.
+    """
+    return Workload(phases=(Phase(kind="train", seq_len=seq_len, batch=batch, document=document),), tokens=tokens)
 
 
 @struct
@@ -307,6 +326,7 @@ class Row:
     read: Leaf = 0.0  # B
     written: Leaf = 0.0  # B
     payload: Leaf = 0.0  # B a chip holds of the full buffer (before a reduction, after a gather)
+    fan: Leaf = 1.0  # copies of one item in the payload that cross into a unit once (deduplicated all-to-all)
     size: Leaf = 1.0  # chips in the group
     stride: Leaf = 1.0  # distance between neighbours of the group, in chips
 
@@ -342,6 +362,9 @@ class Ops:
     layers_middle: Leaf = 0.0
     layers_last: Leaf = 0.0
     type: Leaf = 2.0  # the recipe's linear type: the peak that MFU is taken of
+    overlap: Leaf = 0.0  # 1: tensor collectives may hide behind compute
+    eager: Leaf = 1.0  # share of launches that the host makes one by one
+    synchronised: Leaf = 0.0  # share of layers in which the host waits for the device to say how much work there is
     verdict: Leaf = 0.0  # code into VERDICTS, from the arithmetic of the layout alone
 
 

@@ -83,8 +83,15 @@ class Practice(Strict):
     ep: Count | None = None
     fsdp: Shards | None = None
     fused_attention: Flag | None = None
+    fused_loss: Flag | None = None
+    gradient: Count | None = None  # B an element of a gradient kept
+    graphs: Share | None = None
+    imbalance: AtLeastOne | None = None
     micro_batch: Count | None = None
     offload: Share | None = None
+    optimizer: Literal["adamw", "muon", "adafactor"] | None = None
+    overlap: Flag | None = None
+    pieces: Count | None = None
     order: Literal["tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp"] | None = None
     pp: Count | None = None
     precision: Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"] | None = None
@@ -93,6 +100,7 @@ class Practice(Strict):
     schedule: Literal["1f1b", "gpipe", "zero-bubble"] | None = None
     sp: SequenceParallel | None = None
     tp: Count | None = None
+    transport: Literal["all-to-all", "deduplicated", "all-gather"] | None = None
     vocab_multiple: Count | None = None  # times tp
     vpp: Chunks | None = None
     zero: Natural | None = None
@@ -116,5 +124,6 @@ class Stack(File):
     """kind: stack."""
 
     kind: Literal["stack"]
+    later: Name | None = None  # the stack that this name stands for on chips with 8-bit floats
     practice: Practice = Practice()
     fitted: StackFitted = StackFitted()

@@ -35,6 +35,8 @@ class Layers(Strict):
     kv_rank: Count | None = None
     rope_dim: Natural | None = None
     v_dim: Count | None = None
+    index_heads: Count | None = None
+    index_dim: Count | None = None
     d_ff: Count | None = None
     gated: Flag | None = None
     experts: Count | None = None
@@ -49,7 +51,11 @@ class Layers(Strict):
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> Layers:
-        needs = {"window": ("window",), "sparse": ("window",), "mla": ("kv_rank", "rope_dim", "v_dim")}
+        needs = {
+            "window": ("window",),
+            "sparse": ("window", "index_heads", "index_dim"),
+            "mla": ("kv_rank", "rope_dim", "v_dim"),
+        }
         needed = list(needs.get(self.mixer, ()))
         needed += ["d_ff"] if self.feedforward == "dense" else ["experts", "top_k", "d_expert"]
         needed += ["d_shared"] if self.shared else []

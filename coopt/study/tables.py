@@ -16,10 +16,11 @@ from coopt.fit import rows, score
 from coopt.ops import count
 from coopt.problems import Problem, Refused
 from coopt.spec import load
-from coopt.spec.nouns import Hardware, Tier
+from coopt.spec.nouns import TYPES, Hardware, Tier
 from coopt.tree import replace
 
 COLUMNS = ("id", "predicted_step_time", "predicted_tokens_per_second_per_chip", "predicted_memory", "fidelity", "note")
+EIGHT = TYPES.index("fp8")
 SCALEOUT = 1e9 / 8  # Gb/s a chip in B/s
 
 
@@ -53,7 +54,7 @@ def practice(stack: str, path: Any = None) -> tuple[dict[str, Any], str]:
         found = load.profile("stack", stack, path=path)
     except Refused:
         found = load.profile("stack", "generic", path=path)
-    return {key: value for key, value in dict(found.data.get("practice", {})).items()}, found.name
+    return {**found.data.get("practice", {}), "later": found.data.get("later")}, found.name
 
 
 def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, path: Any = None, on: str | None = None):
@@ -66,12 +67,14 @@ def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, pat
         reason = rows.unscorable(row)
         if not reason:
             try:
-                name = stack or row.get("stack", "") or "generic"
+                name = stack or rows.stack(row) or "generic"
                 habits, called = practice(name, path)
+                if habits.get("later") and _machine(row["chip"].strip(), called, path).peak[EIGHT]:
+                    habits, called = practice(habits["later"], path)
                 machine, said = hardware(row, called, path, on=on)
                 cut, notes = rows.layout(row, habits)
                 if called != name:
-                    notes = (f"stack {name} is not described: generic", *notes)
+                    notes = (f"stack {name} read as {called}", *notes)
                 one = rows.Design(
                     row=row,
                     model=rows.model(row, habits),

@@ -6,12 +6,18 @@ from coopt.study.evidence import measurements
 from coopt.study.validated import validate
 
 # figure: at most
-TOLERANCES = {"mape": 0.067, "median_ape": 0.043, "macro_mape": 0.075}
+TOLERANCES = {"mape": 0.059, "median_ape": 0.040, "macro_mape": 0.049}
+SLICES = {"MoE": 0.123, "EP > 8": 0.175, "fp8 and mxfp8": 0.090, "CP > 1": 0.050, "TPU": 0.085}
+RATIOS = {"chips": 0.046, "precisions": 0.053, "sizes": 0.016}
 CELLS = {
-    "Korthikanti et al. 2022, Table 5 (iteration time) | a100-80gb | dense": 0.042,
-    "Narayanan et al. SC21, Table 1 (weak scaling, Selene) | a100-80gb | dense": 0.035,
+    "Korthikanti et al. 2022, Table 5 (iteration time) | a100-80gb | dense": 0.029,
+    "Narayanan et al. SC21, Table 1 (weak scaling, Selene) | a100-80gb | dense": 0.034,
+    "Narayanan et al. SC21, Table 2 (ZeRO-3 rows) | a100-80gb | dense": 0.082,
+    "NVIDIA DGX Cloud benchmarking recipes v25.04.02 | h100-sxm | dense": 0.071,
+    "NVIDIA DGX Cloud benchmarking recipes v25.04.02 | h100-sxm | MoE": 0.057,
+    "SimuMax B200 release v1.2 summary (measured columns) | b200 | dense": 0.039,
     "vTrain (MICRO24) measured ground truth, single-node | a100-80gb | dense": 0.056,
-    "MaxText TPU v4 config README | tpu-v4 | dense": 0.030,
+    "MaxText TPU v4 config README | tpu-v4 | dense": 0.024,
 }
 
 
@@ -30,7 +36,7 @@ def test_errors_do_not_grow(scored, figure):
 
 
 def test_there_is_no_bias(scored):
-    assert abs(scored["bias"]) <= 0.012 and abs(scored["macro"]["bias"]) <= 0.02
+    assert abs(scored["bias"]) <= 0.007 and abs(scored["macro"]["bias"]) <= 0.005
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -38,13 +44,32 @@ def test_cells_do_not_get_worse(scored, cell):
     assert scored["by_cell"][cell]["mape"] <= CELLS[cell]
 
 
+def test_no_cell_of_five_rows_is_far_off(scored):
+    assert scored["macro"]["cells"] >= 22 and scored["macro"]["worst_mape"] <= 0.135
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_slices_do_not_get_worse(scored, name):
+    assert scored["by_slice"][name]["mape"] <= SLICES[name]
+
+
+@pytest.mark.parametrize("name", RATIOS)
+def test_ratios_do_not_get_worse(scored, name):
+    assert scored["ratios"][name]["median"] <= RATIOS[name]
+    assert name == "sizes" or scored["ratios"][name]["order_right"] >= 0.95
+
+
+def test_the_largest_error_of_eight_well_described_runs(scored):
+    assert scored["by_source"]["Korthikanti et al. 2022, Table 5 (iteration time)"]["max_ape"] <= 0.055
+
+
 def test_the_best_layout_of_a_group_is_often_found(scored):
     assert scored["vtrain"]["groups"] == 68
-    assert scored["vtrain"]["top1_hit"] >= 0.55 and scored["vtrain"]["mean_regret"] <= 0.042
+    assert scored["vtrain"]["top1_hit"] >= 0.80 and scored["vtrain"]["mean_regret"] <= 0.012
 
 
 def test_published_peaks_of_memory_are_met(scored):
-    """E4: peaks measured on B200. Two mixtures are 8.2% under, where the plan asks for 5%: docs/agreement.md."""
+    """E4: peaks measured on B200, none under by more than a hundredth."""
     from coopt.fit import rows
     from coopt.study.tables import designs, price
 
@@ -56,4 +81,4 @@ def test_published_peaks_of_memory_are_met(scored):
         if (seen := rows.number(one.row, "measured_memory_gib")) == seen
     ]
     assert len(errors) == 18
-    assert min(errors) > -0.085 and sum(abs(error) for error in errors) / 18 < 0.03
+    assert min(errors) > -0.012 and sum(abs(error) for error in errors) / 18 < 0.02

@@ -15,7 +15,7 @@ import numpy as np
 
 from coopt.spec.nouns import PRECISIONS, Hardware, LayerKind, Layout, Model, Tier, Workload, training
 
-SHAPES = ("gpt", "llama", "window", "mla", "moe", "mixed")
+SHAPES = ("gpt", "llama", "window", "mla", "moe", "mixed", "linear", "sparse")
 RECIPES = ("fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8")
 
 
@@ -73,6 +73,11 @@ def kind(draw: Any, shape: str, d_model: Any, count: Any) -> LayerKind:
         given["kv_heads"] = draw.among(1.0, 2.0, 4.0, 8.0)
     if shape == "window":
         return LayerKind(mixer="window", window=draw.among(128.0, 1024.0, 8192.0), **given)
+    if shape == "linear":
+        return LayerKind(mixer="linear", v_dim=draw.among(0.0, 128.0), **given)
+    if shape == "sparse":
+        index = {"index_heads": draw.among(4.0, 64.0), "index_dim": draw.among(32.0, 128.0)}
+        return LayerKind(mixer="sparse", window=draw.among(128.0, 2048.0), **index, **given)
     if shape == "mla":
         given |= {
             "kv_rank": 64.0 * draw.whole(1, 16),
@@ -129,7 +134,14 @@ def layout(draw: Any, *, pipelines: bool = True) -> tuple[Layout, Any]:
         zero=draw.among(0.0, 1.0, 2.0, 3.0),
         recompute=draw.among(0.0, 1.0, 2.0),
         fused_attention=draw.among(0.0, 1.0, 1.0),
+        fused_loss=draw.among(0.0, 1.0),
         offload=draw.among(0.0, 0.0, 0.5, 1.0),
+        overlap=draw.among(0.0, 1.0),
+        pieces=draw.among(1.0, 1.0, 12.0),
+        graphs=draw.among(0.0, 0.0, 0.5, 1.0),
+        transport=draw.among(0.0, 1.0, 2.0),
+        capacity=draw.among(0.0, 0.0, 1.0, 1.5),
+        imbalance=draw.among(1.0, 1.3),
         order=draw.among(0.0, 1.0, 2.0),
         precision=recipe(draw),
     )

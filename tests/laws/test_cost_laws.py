@@ -150,8 +150,9 @@ def test_a_larger_domain_is_never_slower(shape, request):
     """
     drawn = cases(np.random.default_rng(request.config.getoption("--seed")), QUICK, shape)
     inner, outer = drawn.hardware.tiers
-    # a switched domain: what a torus gives a group depends on the axes it spans, which a larger torus spreads thinner
-    inner = replace(inner, axes=0.0, oversubscription=1.0, efficiency=1.0, latency=0.0, saturation=0.0)
+    # a switched domain: what a torus gives a group depends on the axes it spans, which a larger torus spreads thinner;
+    # its switches add up as well, or an all-reduce would lose what those of the outer tier save
+    inner = replace(inner, axes=0.0, oversubscription=1.0, efficiency=1.0, latency=0.0, saturation=0.0, reduction=1.0)
     small = replace_case(drawn, hardware=replace(drawn.hardware, tiers=(inner, outer)))
     before = price(small).step_time
     for factor in (2.0, 8.0, 64.0):
@@ -276,8 +277,17 @@ def bounds(case: Case) -> dict[str, np.ndarray]:
             mixer = mixer + kind.heads * v * d
         else:
             mixer = d * kind.head_dim * 2.0 * (kind.heads + kind.kv_heads)
+        if kind.mixer == "linear":
+            v = np.where(kind.v_dim > 0, kind.v_dim, kind.head_dim)
+            mixer = d * (2.0 * kind.kv_heads * qk + 3.0 * kind.heads * v + 2.0 * kind.heads)
+        if kind.mixer == "sparse":
+            mixer = mixer + d * (kind.index_heads * (kind.index_dim + 1.0) + kind.index_dim)
+            attention = attention + kind.count * 3.0 * phase.seq_len * kind.index_heads * kind.index_dim
         keys = (phase.seq_len + 1.0) / 2.0
-        if kind.mixer == "window":
+        if kind.mixer == "linear":
+            keys = np.minimum(128.0, phase.seq_len) / 2.0
+            attention = attention + kind.count * 12.0 * kind.heads * qk * v
+        if kind.mixer in ("window", "sparse"):
             seen = np.minimum(np.broadcast_to(kind.window, (case.size,)), phase.seq_len)
             keys = (seen * (seen + 1) / 2 + (phase.seq_len - seen) * seen) / phase.seq_len
         # the expression takes s/2 keys where a causal mask has (s+1)/2: the smaller bounds both
@@ -288,7 +298,9 @@ def bounds(case: Case) -> dict[str, np.ndarray]:
             linear = linear + kind.count * (mixer + one * (kind.top_k * kind.d_expert + kind.shared * kind.d_shared))
             dense = dense + kind.count * (mixer + one * kind.shared * kind.d_shared + d * kind.experts)
             expert = expert + kind.count * kind.experts * one * kind.d_expert
-            routed = routed + kind.count * kind.top_k
+            # deduplicated, at least a quarter of the one copy that crosses; gathered, a copy to all others
+            copies = np.choose(np.asarray(cut.transport, int), [kind.top_k, 0.25, np.broadcast_to(1.0, case.size)])
+            routed = routed + kind.count * copies
         else:
             linear = linear + kind.count * (mixer + one * kind.d_ff)
             dense = dense + kind.count * (mixer + one * kind.d_ff)

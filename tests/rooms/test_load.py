@@ -510,7 +510,14 @@ def test_a_layout_is_filled_by_the_stack_and_every_field_is_said():
     assert {"fused_attention", "zero", "recompute", "sp", "fsdp"} <= set(practice)
     assert filled == set(practice) - {"vocab_multiple"}
     own = dict.fromkeys(set(practice) - {"vocab_multiple", "fsdp", "precision", "schedule", "order"}, 0)
-    own |= {"recompute": "full", "tp": 1, "precision": "bf16", "schedule": "1f1b", "order": "tp-cp-dp-pp"}
+    own |= {
+        "imbalance": 1,
+        "recompute": "full",
+        "tp": 1,
+        "precision": "bf16",
+        "schedule": "1f1b",
+        "order": "tp-cp-dp-pp",
+    }
     cut, said = load.layout(own, chips=8)
     assert (cut.dp, cut.fsdp, cut.recompute) == (8.0, 1.0, 2.0) and said == ()
 
