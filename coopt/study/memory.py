@@ -10,13 +10,14 @@ from typing import Any
 
 from coopt.fit import rows
 from coopt.ops import count
-from coopt.spec.nouns import PRECISIONS, RECOMPUTE, LayerKind, Layout, Model, training
+from coopt.spec.nouns import PRECISIONS, RECOMPUTE, LayerKind, Layout, Memory, Model, training
+from coopt.tree import replace
 
 GIB = 2.0**30
 
 
 def parts(table: Path) -> list[dict[str, Any]]:
-    """Each measured part of a table of memory by part: published and counted GiB on the fullest chip."""
+    """Each measured part of a table of memory by part: published and counted GiB, `whole` with embedding and head."""
     with open(table, newline="", encoding="utf-8") as file:
         found = [row for row in csv.DictReader(file) if row["measured_gib"]]
     return [_part(row) for row in found]
@@ -35,10 +36,17 @@ def _part(row: Mapping[str, str]) -> dict[str, Any]:
         micro_batch=micro_batch,
     )  # fmt: skip
     model = Model(d_model=d, vocab=rows.number(row, "vocab"), tied=1.0, kinds=(kind,))
-    held = count(model, layout, training(rows.number(row, "seq_len"), 8 * pp * micro_batch)).memory
-    weights = held.parameters + held.gradients + held.optimizer
-    said = float(weights if row["part"] == "parameters+optimizer" else held.activations) / GIB
-    return _told(row, said, rows.number(row, "measured_gib")) | {"part": row["part"], "recompute": row["recompute"]}
+    work = training(rows.number(row, "seq_len"), 8 * pp * micro_batch)
+    weighed = row["part"] == "parameters+optimizer"
+    # the published weights are those of the layers alone; the fullest stage holds embedding or head besides
+    whole, alone = (_bytes(count(one, layout, work).memory, weighed) / GIB
+                    for one in (model, replace(model, vocab=0.0, norms=0.0)))  # fmt: skip
+    told = _told(row, alone if weighed else whole, rows.number(row, "measured_gib"))
+    return told | {"part": row["part"], "recompute": row["recompute"], "whole": whole}
+
+
+def _bytes(held: Memory, weighed: bool) -> float:
+    return float(held.parameters + held.gradients + held.optimizer if weighed else held.activations)
 
 
 def peaks(table: Sequence[Mapping[str, str]], wanted: Sequence[float]) -> list[dict[str, Any]]:
