@@ -1,6 +1,6 @@
 """What one coordinator sustains: trials a second that do nothing, through the real scheduler, store and disk.
 
-Run it as `python scripts/bench_store.py [TRIALS [FOLDER]]`.
+python scripts/bench_store.py [TRIALS [FOLDER]]   # 20 s for the 2,000 trials of the default
 """
 
 from __future__ import annotations

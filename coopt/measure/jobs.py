@@ -157,10 +157,10 @@ def _build(cls: type, fields: Any, where: str) -> Any:
         if name not in known:
             hint = f"known: {', '.join(known)}"
             problems.append(Problem(field=f"{where}.{name}", expected="a known field", got=name, hint=hint))
-        elif words:
+        elif words and isinstance(known[name].default, str):
             values[name] = str(value)
         elif isinstance(value, bool | int | float) and math.isfinite(value):
-            values[name] = float(value)
+            values[name] = int(value) if words else float(value)
         else:
             problems.append(Problem(field=f"{where}.{name}", expected="a finite number", got=repr(value)[:40]))
     if problems:

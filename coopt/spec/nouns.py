@@ -67,26 +67,15 @@ class Precision:
 
 
 PRECISIONS = {
-    "fp32": Precision(
-        name="fp32",
-        linear=0.0,
-        attention=0.0,
-        head=0.0,
-        activation=4.0,
-        weight=4.0,
-        gather=4.0,
-        wire=4.0,
-        dispatch=4.0,
-        cache=4.0,
-        state=8.0,
-    ),
+    "fp32": Precision(name="fp32", linear=0.0, attention=0.0, head=0.0, activation=4.0, weight=4.0, gather=4.0,
+                      wire=4.0, dispatch=4.0, cache=4.0, state=8.0),
     "bf16": Precision(name="bf16"),
     "fp16": Precision(name="fp16", linear=3.0, attention=3.0, head=3.0),
     "fp8": Precision(name="fp8", linear=4.0, quantise=1.0, gather=1.0),
     "mxfp8": Precision(name="mxfp8", linear=5.0, quantise=1.0),
     "nvfp4": Precision(name="nvfp4", linear=6.0, quantise=1.0),
     "int8": Precision(name="int8", linear=7.0, quantise=1.0),
-}
+}  # fmt: skip
 
 
 @struct
@@ -130,9 +119,7 @@ class Model:
     positions: Leaf = 0.0  # learned position vectors
     norms: Leaf = 1.0  # vectors of length d_model in the final norm
     context: Leaf = 0.0  # longest sequence it is meant for
-    mtp: int = static(
-        default=0
-    )  # further layers with a head each that predict tokens beyond the next, on the last stage
+    mtp: int = static(default=0)  # further layers, a head each, that predict tokens beyond the next; on the last stage
     kinds: tuple[LayerKind, ...] = ()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from coopt import store
 from coopt.problems import Problem, Refused
+from coopt.search.space import Candidate
 from coopt.search.sweep import Result
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Law
@@ -193,7 +194,6 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
                 final = _screened(study, family, hardware, law, aim, again, sweeper, front=True)
     with spent("answer"):
         plans = ranking.ranked(final, top=int(study.top))
-        own = tuple(folder for name in ("calibrated", "measured") if (folder := run.path / name).is_dir())
         reached = Told(
             asking=asking,
             run=run,
@@ -202,14 +202,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
             first=first,
             final=final,
             plans=plans,
-            robust=robust.document(
-                ranking.pool(final, plans, most=robust.POOL),
-                study.objective,
-                limits=study.limits,
-                listed=len(plans),
-                seed=int(study.seed),
-                path=(*own, *_folders(aim.path)),
-            ),
+            robust=_robust(run, study, final, plans, aim),
             timed=timed,
             decision=timings,
             calibrated=found,
@@ -219,6 +212,16 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
         document = answer(reached)
         save(reached, document)
     return document
+
+
+def _robust(run: Run, study: Study, final: list[Screened], plans: list[Candidate], aim: _Aim) -> dict[str, Any] | None:
+    """How sure the order of the plans is under the intervals of every constant, this run's own profiles first."""
+    own = (run.path / name for name in ("calibrated", "measured"))
+    path = (*(folder for folder in own if folder.is_dir()), *_folders(aim.path))
+    pool = ranking.pool(final, plans, most=robust.POOL)
+    return robust.document(
+        pool, study.objective, limits=study.limits, listed=len(plans), seed=int(study.seed), path=path
+    )
 
 
 def _folders(path: Any) -> tuple[Any, ...]:

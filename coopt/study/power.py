@@ -20,7 +20,7 @@ def capped(machine: Hardware, watts: float, *, path: Folders = None) -> Hardware
 
     >>> from coopt.spec.load import resolve
     >>> held = capped(resolve("gb200-nvl72", chips=72), 960.0)
-    >>> round(held.watts), held.peak[2] / 2.5e15 < 0.9
+    >>> round(held.watts), bool(held.peak[2] / 2.5e15 < 0.9)
     (960, True)
     """
     if not math.isfinite(machine.watts):

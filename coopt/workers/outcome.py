@@ -13,7 +13,7 @@ _UNITS = {"": 1.0, "B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0*
 _NUMBER = r"([0-9]+(?:\.[0-9]*)?)\s?([KMGTP]?)(?:iB|B|b)?"  # XLA prints GiB as `GiB`, `G` and `GB` alike
 _OUT_OF_MEMORY = re.compile(
     r"RESOURCE_EXHAUSTED|out of memory|bad_alloc|MemoryError|Cannot allocate memory|Unable to allocate"
-    r"|mmap error: 12\b",
+    r"|mmap error: 12\b|pthread_create\(\) failed",  # a thread without room for its stack
     re.IGNORECASE,
 )
 _USED_OF = re.compile(rf"Used {_NUMBER} of {_NUMBER} hbm", re.IGNORECASE)
