@@ -23,6 +23,7 @@ _CODES = {
     "transport": nouns.TRANSPORTS,
     "optimizer": nouns.OPTIMIZERS,
 }
+ROUTED = ("transport", "capacity", "imbalance")  # of tokens to experts: nothing to say of a model without any
 _FIELDS = tuple(field.name for field in dataclasses.fields(nouns.Layout))
 
 
@@ -56,18 +57,20 @@ def layout(
     if problems:
         raise Refused(*problems)
     chips = chips or (hardware.chips if hardware else 1.0)
+    mixed = model is not None and any(kind.feedforward == "moe" for kind in model.kinds)
     practice, said = _practice(stack or (hardware.stack if hardware else "generic"), path)
     for key, (value, who) in practice.items():
         # how many chunks a stack cuts depends on the batch as well: left to the tables of runs, which know it
         if key not in fields and key in _FIELDS and key not in ("sp", "fsdp", "vpp"):
             fields[key] = _value(key, value)
-            said += (f"{key}={_spelled(value)}: {who}",)
+            if key not in ROUTED or model is None or mixed:
+                said += (f"{key}={_spelled(value)}: {who}",)
     fields, reduced = _reduced(fields, practice)
     said += reduced
     tp, cp, pp = (fields.get(key, 1.0) for key in ("tp", "cp", "pp"))
     fields.setdefault("dp", float(max(1, math.floor(chips / (tp * cp * pp)))))
     said += _sequence_parallel(fields, practice) + _shards(fields, practice)
-    if model is not None and "ep" not in fields and any(kind.feedforward == "moe" for kind in model.kinds):
+    if mixed and "ep" not in fields:
         said += ("ep=1: not given; every chip of a tensor group holds its share of all experts",)
     return nouns.Layout(**fields), said
 
