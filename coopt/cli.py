@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 FINE, REFUSED, USAGE, RESUMABLE, INTERRUPTED = 0, 1, 2, 75, 130
@@ -68,14 +68,31 @@ def main(options: Any) -> int:
 
 
 def _carry_out(options: Any) -> dict[str, Any]:
-    """The verb's document. While it works, whatever it prints goes to stderr: stdout is the answer's alone."""
+    """The verb's document."""
     from coopt.commands.table import COMMANDS
 
     command = COMMANDS[options.command]
     if command.jax:
         _driver()
-    with contextlib.redirect_stdout(sys.stderr):
+    with _stdout_kept():
         return _function(command.run)(options)
+
+
+@contextlib.contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Stdout is the answer's alone: whatever a verb prints meanwhile goes to stderr, also from below Python.
+
+    Solvers and compilers write to the descriptor itself (HiGHS 1.16 greets as soon as it is loaded).
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _driver() -> None:

@@ -17,6 +17,7 @@ from coopt.study.choosing import Choice, choose
 from coopt.study.objectives import machine_of
 
 MORE = 2  # times as many blocks as asked for are tried, where some have no usable time
+CALIBRATING = 6  # blocks timed at least where times matter: fewer fit themselves and tell nothing of the others
 TIMELESS = ("loss", "memory_share")  # objectives that no timing moves
 
 
@@ -61,19 +62,20 @@ def _elasticity(plan: Candidate) -> float:
 def time_blocks(listed: Shortlist, clock: Callable[[dict[str, Any]], Timed], *, wanted: int) -> Timings:
     """Times blocks one after another; stops when as many as wanted have usable times, or the decision is made.
 
-    The best plan's block is first; then always the block that is worth most to the decision. Three are timed in any
+    The best plan's block is first; then always the block that is worth most to the decision. A few are timed in any
     case, since fewer calibrate nothing. `clock` may remember: the same answers lead to the same order.
     """
     timed: dict[int, Timed] = {}
     if not listed.jobs:
         return Timings()
     groups, number = blocks.counted(listed.jobs), 0
+    least = CALIBRATING if listed.elasticity.any() else LEAST
     choice, known = None, constants.before(listed.hardware)
     while choice is None or len(timed) < len(listed.jobs):
         timed[number] = clock(listed.jobs[number])
         choice, known = _choice(listed, groups, timed, known)
         usable = sum(block.usable for block in timed.values())
-        if usable >= wanted or usable >= LEAST and choice.decided:
+        if usable >= wanted or usable >= least and choice.decided:
             break
         worth = choice.worth
         untried = [i for i in range(len(listed.jobs)) if i not in timed]
