@@ -261,7 +261,8 @@ def _fitted(files: Machine) -> tuple[dict[str, float], tuple[str, ...], str]:
     foreign = chips is not None and files.chip.name not in chips and not any(getattr(own, key) for key in _DEFAULTS)
     if foreign:
         said += (f"{files.chip.name} was never compared with a run: constants of {', '.join(chips or ())}",)
-    return values, said, _FIDELITY[2 if lacking or foreign else worst]
+    compared = own.sigma is not None  # a file with its own error was compared with what ran on that very machine
+    return values, said, _FIDELITY[1 if compared else 2 if lacking or foreign else worst]
 
 
 def _tiers(files: Machine, chips: float) -> tuple[tuple[nouns.Tier, ...], tuple[str, ...]]:

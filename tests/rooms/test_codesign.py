@@ -202,9 +202,9 @@ def test_a_trade_at_constant_price_does_what_it_says(bench):
 
 @pytest.mark.slow
 def test_limits_bind_and_cost(question, answered):
-    power = codesign(Question(**SMALL, mix={"today": 1.0}, limits=space.Limits(power=600.0, date=2029.9)))
+    power = codesign(Question(**SMALL, mix={"today": 1.0}, limits=space.Limits(power=1200.0, date=2029.9)))
     told = power["chips"][power["chosen"]]
-    assert told["silicon"]["watts"] <= 600.0 and told["silicon"]["date"] <= 2029.9
+    assert told["silicon"]["watts"] <= 1200.0 and told["silicon"]["date"] <= 2029.9
     assert {row["limit"]: row["removed"] for row in power["limits"]}["power"] > 0
     free = answered["chips"][answered["chosen"]]["futures"][0]["dollars_per_token"]
     assert told["futures"][0]["dollars_per_token"] > free
