@@ -34,7 +34,7 @@ def test_a_block_that_an_h100_cannot_hold_fits_one_with_twice_the_memory(tmp_pat
             "measure",
             "--model=llama3-8b",
             f"--on=gpu:{name}:1x1x2",
-            "--layout=tp=2,micro_batch=16",
+            "--layout=tp=2,micro_batch=8",
             "--seq_len=8192",
         ]
         (found[name],) = timing.measure(parse(typed))["blocks"]
