@@ -43,6 +43,6 @@ def test_a_block_that_an_h100_cannot_hold_fits_one_with_twice_the_memory(tmp_pat
     assert h100["wanted"] > h100["room"] == 80 * 2**30 and twice["room"] == 160 * 2**30
     both = twice["phases"]["forward_backward"]
     assert both["time"] is None and twice["kind"] == "none"  # untuned kernels: no time is inferred
-    tokens, layer, scores = 16 * 8192, 4096 * (4096 * 2 + 1024 * 2) + 3 * 4096 * 14336, 2 * 8192 * 4096
+    tokens, layer, scores = 8 * 8192, 4096 * (4096 * 2 + 1024 * 2) + 3 * 4096 * 14336, 2 * 8192 * 4096
     assert both["flops"] == pytest.approx(3 * 2 * tokens * (layer + scores) / 2, rel=0.02)
     assert {one["kind"] for one in both["collectives"]} == {"all_reduce"}
