@@ -5,12 +5,12 @@
 It should print, among the rest:
 
                    shape                tokens  batch  machine                   s   gain  P(gain > 0)
-    together       36 x 3584, 4.81 G     138 G   4096  dgx-h100 x 2,048       5174
-    published      32 x 2560, 2.65 G     200 G   1024  dgx-a100 x 1,024  3.393e+04  84.7%  100% (81.8% to 88.8%)
-    moved          32 x 2560, 2.65 G     200 G   1024  tpu-v5p x 2,048        7378  29.9%  100% (24.5% to 36.3%)
-    hardware-first 36 x 3584, 4.81 G     114 G   2048  tpu-v5p x 2,048        6034  14.2%  100% (6.0% to 22.8%)
-    shape-first    36 x 3584, 4.81 G     114 G   2048  dgx-h100 x 2,048       5221   0.9%  83% (-1.3% to 8.7%)
-    two-rounds     36 x 3584, 4.81 G     138 G   4096  dgx-h100 x 2,048       5174   0.0%  the same choice
+    together       36 x 3584, 4.81 G     138 G   4096  dgx-h100 x 2,048       5589
+    published      32 x 2560, 2.65 G     200 G   1024  dgx-a100 x 1,024   3.54e+04  84.2%  100% (80.5% to 88.3%)
+    moved          32 x 2560, 2.65 G     200 G   1024  tpu-v5p x 2,048        9143  38.9%  100% (31.8% to 45.4%)
+    hardware-first 36 x 3584, 4.81 G     114 G   2048  tpu-v5p x 2,048        6255  10.7%  97% (1.6% to 19.2%)
+    shape-first    36 x 3584, 4.81 G     138 G   4096  dgx-h100 x 2,048       5589   0.0%  the same choice
+    two-rounds     36 x 3584, 4.81 G     138 G   4096  dgx-h100 x 2,048       5589   0.0%  the same choice
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@
 It should print, among the rest:
 
                    shape                tokens  batch  machine                 USD   gain  P(gain > 0)
-    together       32 x 3072, 3.18 G      63 G    512  dgx-h100 x 64         956.2
-    published      24 x 2048, 1.31 G     200 G    512  dgx-a100 x 128         6756  85.8%  100% (84.4% to 87.6%)
-    moved          24 x 2048, 1.31 G     200 G    512  dgx-h100 x 64          1524  37.3%  100% (35.2% to 39.7%)
-    hardware-first 32 x 3072, 3.18 G      63 G    512  dgx-h100 x 64         956.2   0.0%  the same choice
-    shape-first    34 x 2816, 2.84 G      76 G   1024  dgx-h100 x 64          1024   6.6%  100% (5.2% to 8.4%)
-    two-rounds     32 x 3072, 3.18 G      63 G    512  dgx-h100 x 64         956.2   0.0%  the same choice
+    together       32 x 3072, 3.18 G      63 G    512  dgx-h100 x 64         928.9
+    published      24 x 2048, 1.31 G     200 G    512  dgx-a100 x 128         6736  86.2%  100% (84.7% to 87.9%)
+    moved          24 x 2048, 1.31 G     200 G    512  dgx-h100 x 64          1477  37.1%  100% (35.0% to 39.7%)
+    hardware-first 32 x 3072, 3.18 G      63 G    512  dgx-h100 x 64         928.9   0.0%  the same choice
+    shape-first    32 x 3072, 3.18 G      69 G   1024  dgx-h100 x 64           970   4.2%  100% (2.7% to 6.1%)
+    two-rounds     32 x 3072, 3.18 G      63 G    512  dgx-h100 x 64         928.9   0.0%  the same choice
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@
 It should print, among the rest:
 
                    shape                tokens  batch  machine                 USD   gain  P(gain > 0)
-    together       36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2946
-    published      32 x 2560, 2.65 G     300 G    512  dgx-a100 x 64     1.745e+04  83.1%  100% (81.8% to 84.6%)
-    moved          32 x 2560, 2.65 G     300 G    512  dgx-h100 x 64          4189  29.7%  100% (27.6% to 32.2%)
-    hardware-first 36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2946   0.0%  the same choice
-    shape-first    36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2946   0.0%  the same choice
-    two-rounds     36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2946   0.0%  the same choice
+    together       36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2867
+    published      32 x 2560, 2.65 G     300 G    512  dgx-a100 x 64     1.728e+04  83.4%  100% (82.1% to 84.9%)
+    moved          32 x 2560, 2.65 G     300 G    512  dgx-h100 x 64          4103  30.1%  100% (27.9% to 32.8%)
+    hardware-first 36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2867   0.0%  the same choice
+    shape-first    36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2867   0.0%  the same choice
+    two-rounds     36 x 3840, 5.50 G     118 G    512  dgx-h100 x 64          2867   0.0%  the same choice
 """
 
 from __future__ import annotations

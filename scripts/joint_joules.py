@@ -5,12 +5,12 @@
 It should print, among the rest:
 
                    shape                tokens  batch  machine                   J   gain  P(gain > 0)
-    together       36 x 3840, 5.50 G     118 G    256  tpu-v5p x 128     9.582e+09
-    published      30 x 3072, 3.56 G     200 G    512  dgx-a100 x 128    2.138e+10  55.2%  100% (50.6% to 59.8%)
-    moved          30 x 3072, 3.56 G     200 G    512  tpu-v5p x 128     1.109e+10  13.6%  100% (11.6% to 16.1%)
-    hardware-first 36 x 3840, 5.50 G     118 G    256  tpu-v5p x 128     9.582e+09   0.0%  the same choice
-    shape-first    36 x 3840, 5.50 G     130 G   1024  tpu-v5p x 128     1.004e+10   4.5%  100% (3.3% to 5.9%)
-    two-rounds     36 x 3840, 5.50 G     118 G    256  tpu-v5p x 128     9.582e+09   0.0%  the same choice
+    together       36 x 3840, 5.50 G     130 G   1024  dgx-b200 x 64     9.809e+09
+    published      30 x 3072, 3.56 G     200 G    512  dgx-a100 x 128    2.119e+10  53.7%  100% (48.8% to 58.5%)
+    moved          30 x 3072, 3.56 G     200 G    512  dgx-b200 x 64     1.096e+10  10.5%  100% (8.7% to 12.4%)
+    hardware-first 36 x 3840, 5.50 G     130 G   1024  dgx-b200 x 64     9.809e+09   0.0%  the same choice
+    shape-first    36 x 3840, 5.50 G     130 G   1024  dgx-b200 x 64     9.809e+09   0.0%  the same choice
+    two-rounds     36 x 3840, 5.50 G     130 G   1024  dgx-b200 x 64     9.809e+09   0.0%  the same choice
 """
 
 from __future__ import annotations

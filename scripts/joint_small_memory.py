@@ -5,12 +5,12 @@
 It should print, among the rest:
 
                    shape                tokens  batch  machine                 USD   gain  P(gain > 0)
-    together       32 x 3328, 3.71 G      43 G    256  tpu-v6e x 64          896.7
-    published      24 x 2304, 1.65 G     100 G    512  tpu-v5e x 64           1514  40.8%  100% (25.3% to 50.1%)
-    moved          24 x 2304, 1.65 G     100 G    512  tpu-v6e x 64           1078  16.8%  100% (12.3% to 21.5%)
-    hardware-first 32 x 3328, 3.71 G      43 G    256  tpu-v6e x 64          896.7   0.0%  the same choice
-    shape-first    32 x 3072, 3.18 G      47 G    128  tpu-v6e x 64          956.4   6.2%  100% (4.0% to 9.2%)
-    two-rounds     32 x 3328, 3.71 G      43 G    256  tpu-v6e x 64          896.7   0.0%  the same choice
+    together       32 x 3328, 3.71 G      43 G    256  tpu-v6e x 64          927.9
+    published      24 x 2304, 1.65 G     100 G    512  tpu-v5e x 64           1535  39.6%  100% (24.3% to 48.9%)
+    moved          24 x 2304, 1.65 G     100 G    512  tpu-v6e x 64           1083  14.3%  100% (10.1% to 18.4%)
+    hardware-first 32 x 3328, 3.71 G      43 G    256  tpu-v6e x 64          927.9   0.0%  the same choice
+    shape-first    32 x 3072, 3.18 G      47 G    128  tpu-v6e x 64            992   6.5%  100% (4.4% to 9.2%)
+    two-rounds     32 x 3328, 3.71 G      43 G    256  tpu-v6e x 64          927.9   0.0%  the same choice
 """
 
 from __future__ import annotations
