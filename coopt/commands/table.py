@@ -101,6 +101,10 @@ FLAGS = {
         "TEXT",
         "local",
     ),
+    "peers": Flag(
+        "processes that hold one block together: how many to begin here, or auto (with --chips) on each that srun, "
+        "mpirun or a TPU slice began"
+    ),
     "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "trace": Flag(
@@ -196,7 +200,8 @@ COMMANDS = {
         "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "out", "seconds", "block_seconds"),
+        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "peers", "chips", "out", "seconds",
+         "block_seconds"),  # fmt: skip
         example="coopt measure --out=measured.json",
         show="coopt.commands.say:measured",
     ),

@@ -69,7 +69,7 @@ def _swept(target: str, deadline: float) -> Mapping[str, Any]:
     job = {"kind": "products", "target": target, "sizes": [list(size) for size in SIZES]}
     job["texts"] = str(Path(targets.TEXTS).expanduser())
     with workers.process(preload=bench.PRELOAD) as executor:
-        outcome = executor.run(bench.JOB, job, deadline_s=deadline)
+        outcome = executor.run(workers.Job(bench.JOB, job, deadline))
     if not outcome.ok or outcome.result is None:
         got = f"{outcome.status}: {outcome.message[:200]}"
         raise Refused(Problem(field="from", expected="cycles of products", got=got))

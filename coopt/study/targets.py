@@ -44,7 +44,7 @@ def measure(options: Any, *, told: Progress) -> dict[str, Any]:
     with workers.process(preload=bench.PRELOAD) as executor:
         for number, job in enumerate(jobs):
             told(f"compiling for {options.on}", number, len(jobs))
-            outcome = executor.run(bench.JOB, job, deadline_s=deadline)
+            outcome = executor.run(workers.Job(bench.JOB, job, deadline))
             blocks.append(told_of(outcome, job, chip, path=options.profile_path))
     told(f"compiling for {options.on}", len(jobs), len(jobs))
     document = finite({"command": "measure", "on": options.on, "blocks": blocks, "assumed": list(assumed)})

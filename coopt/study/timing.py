@@ -21,6 +21,7 @@ from coopt.study import (
     calibration,
     compiled,
     host,
+    joined,
     machines,
     screening,
     spaces,
@@ -52,6 +53,8 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     """
     if options.program:
         return _program(options, told)
+    if options.peers:
+        return _written(joined.measure(options, told=told), options.out)
     if options.on != "local":
         return targets.measure(options, told=told)
     date, until = time.strftime("%Y-%m-%d"), _until(options.seconds)

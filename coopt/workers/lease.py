@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coopt.problems import Problem, Refused
+from coopt.workers.job import Job
+from coopt.workers.outcome import Outcome
 
 POLL = 0.02  # s between two tries for a lease that another holds
 
 
 class LeaseTimeout(Exception):
     """Somebody else kept the device for longer than we were told to wait."""
+
+    def __init__(self, name: str, wait_s: float):
+        super().__init__(f"{name} stayed leased for {wait_s:g} s")
+
+    def outcome(self) -> Outcome:
+        """What became of the job that waited."""
+        return Outcome(status="timeout", phase="lease", message=str(self))
 
 
 def path_of(name: str) -> Path:
@@ -27,6 +36,11 @@ def path_of(name: str) -> Path:
             Problem(field="lease", expected="a device name of letters, digits and . _ : -", got=repr(name)[:80])
         )
     return Path(tempfile.gettempdir()) / f"coopt-{os.getuid()}-{name}.lease"
+
+
+def leased(job: Job) -> contextlib.AbstractContextManager[int | None]:
+    """The lease that a job wants, or nothing where it wants none."""
+    return hold(job.lease, wait_s=job.lease_wait_s) if job.lease else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -44,7 +58,7 @@ def hold(name: str, *, wait_s: float) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    raise LeaseTimeout(name) from None
+                    raise LeaseTimeout(name, wait_s) from None
                 time.sleep(POLL)
         yield descriptor
     finally:
