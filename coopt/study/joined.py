@@ -8,12 +8,9 @@ from typing import Any
 
 from coopt.measure.jobs import block_job
 from coopt.problems import Problem, Refused
-from coopt.spec import load
-from coopt.spec.nouns import PRECISIONS
 from coopt.store.identity import finite
 from coopt.study import bench, scheduler
-from coopt.study.designs import split
-from coopt.tree import replace
+from coopt.study.designs import of_options
 from coopt.workers import Executor, Job, Outcome
 from coopt.workers.lease import hold
 from coopt.workers.together import together
@@ -65,15 +62,8 @@ def _count(options: Any) -> int:
 def _jobs(options: Any, count: int) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     if not options.model:
         raise Refused(Problem(field="model", expected="the model whose layers peers run", got="nothing"))
-    inside = split(options.overrides)
-    model = load.model(options.model, path=options.profile_path, **inside.get("model", {}))
-    text = ",".join(filter(None, (options.layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items()))))
     chips = float(options.chips or count)
-    layout, assumed = load.layout(text, chips=chips, model=model, stack="jax", path=options.profile_path)
-    if "precision" not in text:
-        layout = replace(layout, precision=PRECISIONS["fp32"])
-        rest = (said for said in assumed if not said.startswith("precision"))
-        assumed = (*rest, "precision=fp32: as blocks of one device are timed")
+    model, layout, assumed = of_options(options, chips=chips, stack="jax", precision="fp32")
     seq_len = options.seq_len or min(float(model.context) or SEQ_LEN, SEQ_LEN)
     made = [block_job(model, layout, seq_len=int(seq_len), layer=layer) for layer in range(len(model.kinds))]
     return [{name: job[name] for name in ("model", "layout", "seq_len", "layer")} for job in made], assumed
