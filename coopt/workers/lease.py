@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import tempfile
@@ -16,6 +17,7 @@ from coopt.workers.job import Job
 from coopt.workers.outcome import Outcome
 
 POLL = 0.02  # s between two tries for a lease that another holds
+PATIENCE = 5.0  # s of waiting after which whoever waits is told why
 
 
 class LeaseTimeout(Exception):
@@ -49,7 +51,8 @@ def hold(name: str, *, wait_s: float) -> Iterator[int]:
 
     A child that keeps a copy of the descriptor keeps the device, also when its parent has been killed.
     """
-    until = time.monotonic() + wait_s
+    began = time.monotonic()
+    until, tell = began + wait_s, began + min(PATIENCE, wait_s)
     descriptor = os.open(path_of(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         while True:
@@ -57,8 +60,14 @@ def hold(name: str, *, wait_s: float) -> Iterator[int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() >= until:
+                now = time.monotonic()
+                if now >= until:
                     raise LeaseTimeout(name, wait_s) from None
+                if now >= tell:
+                    tell = until
+                    logging.getLogger(__name__).warning(
+                        "another process of coopt times on %s: waiting for it up to %g s", name, wait_s
+                    )
                 time.sleep(POLL)
         yield descriptor
     finally:
