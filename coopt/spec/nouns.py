@@ -143,6 +143,7 @@ class Layout:
     fused_loss: Leaf = 1.0  # 1: cross-entropy in one kernel on 16-bit logits; 0: in 32 bits, an operation at a time
     offload: Leaf = 0.0  # share of kept activations moved to host memory and back
     overlap: Leaf = 0.0  # 1: tensor-parallel collectives run under matmuls that are cut for it
+    scan: Leaf = 0.0  # 1: layers run as one loop: sums of gradients between copies (HSDP, slices) begin when it is done
     pieces: Leaf = 1.0  # messages in which a layer's weights are gathered (zero 3)
     graphs: Leaf = 0.0  # share of launches replayed from captured graphs, which cost the host nothing
     transport: Leaf = 0.0  # code into TRANSPORTS
@@ -200,6 +201,7 @@ class Tier:
     saturation: Leaf = 0.0  # B a collective at which half of that is reached
     oversubscription: Leaf = 1.0  # 1 = full bisection
     reduction: Leaf = 0.0  # 1: switches reduce in the network
+    ring: Leaf = 0.0  # 1: reductions go round a ring, however many steps that is; 0: or up and down a tree
     axes: Leaf = 0.0  # torus dimensions; 0 = switched
 
 
@@ -247,6 +249,7 @@ class Hardware:
     passes_back: Leaf = 1.0  # times as many in a backward pass, where compilers fuse less
     hide_tensor: Leaf = 0.0  # share of tensor, context and expert collectives that compute may hide
     hide_data: Leaf = 0.9  # share of weight and gradient collectives that compute may hide
+    stolen: Leaf = 0.0  # share of the cores that collectives take from compute while they are hidden
     overhead: Leaf = 0.0  # share of the step spent outside the model
     jitter: Leaf = 0.004  # relative spread of a chip's step; the job waits for the slowest
     margin: Leaf = 1.0  # allocated over counted memory
@@ -300,7 +303,7 @@ class Row:
     kind: str = static(default="elementwise")  # one of KINDS
     phase: str = static(default="forward")  # one of PHASES
     scope: str = static(default="layer")  # layer | stage | first | last | step: where and how often it runs
-    group: str = static(default="")  # tensor | data | pipeline | expert | context | host: what hides it, whose links
+    group: str = static(default="")  # tensor | data | copies | pipeline | expert | context | host: what hides it
     collective: str = static(default="")  # one of COLLECTIVES
     count: Leaf = 0.0  # times a micro-batch and layer, a micro-batch (stage, first, last) or a step
     launches: Leaf = 1.0  # kernels each time
@@ -350,6 +353,7 @@ class Ops:
     layers_last: Leaf = 0.0
     type: Leaf = 2.0  # the recipe's linear type: the peak that MFU is taken of
     overlap: Leaf = 0.0  # 1: tensor collectives may hide behind compute
+    scan: Leaf = 0.0  # 1: sums between copies begin when all is computed
     eager: Leaf = 1.0  # share of launches that the host makes one by one
     synchronised: Leaf = 0.0  # share of layers in which the host waits for the device to say how much work there is
     verdict: Leaf = 0.0  # code into VERDICTS, from the arithmetic of the layout alone

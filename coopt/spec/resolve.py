@@ -206,6 +206,7 @@ def _rates(chip: Profile) -> tuple[dict[str, Any], tuple[str, ...]]:
         "memory": memory.value,
         "cache": _value(fields.cache, 0.0),
         "cores": _value(fields.cores, 1.0),
+        "stolen": _value(fields.links.cores, 0.0) / _value(fields.cores, 1.0),
         "host_bandwidth": _value(fields.host.bandwidth, 0.0),
     }
     if fields.cache is None:
@@ -288,6 +289,7 @@ def _tiers(files: Machine, chips: float) -> tuple[tuple[nouns.Tier, ...], tuple[
                 saturation=_value(tier.saturation, SATURATION),
                 oversubscription=tier.oversubscription,
                 reduction=float(tier.reduction),
+                ring=float(tier.ring),
                 axes={"switch": 0.0, "torus2d": 2.0, "torus3d": 3.0}[tier.topology],
             )
         )

@@ -100,6 +100,7 @@ class Links(Strict):
     each: Quantity[Bandwidth] | None = None  # one link of a torus, as far as it can be used
     scale_up: Quantity[Bandwidth] | None = None
     scale_out: Quantity[Bandwidth] | None = None
+    cores: Quantity[Count] | None = None  # that a collective keeps from other work; none where engines of its own send
 
 
 class ChipPower(Strict):
@@ -180,6 +181,7 @@ class Tier(Strict):
     saturation: Quantity[Bytes] | None = None
     oversubscription: AtLeastOne = 1.0
     reduction: Flag = False
+    ring: Flag = False  # reductions go round a ring alone
     notes: Notes | None = None
 
 

@@ -137,6 +137,7 @@ def layout(draw: Any, *, pipelines: bool = True) -> tuple[Layout, Any]:
         fused_loss=draw.among(0.0, 1.0),
         offload=draw.among(0.0, 0.0, 0.5, 1.0),
         overlap=draw.among(0.0, 1.0),
+        scan=draw.among(0.0, 1.0),
         pieces=draw.among(1.0, 1.0, 12.0),
         graphs=draw.among(0.0, 0.0, 0.5, 1.0),
         transport=draw.among(0.0, 1.0, 2.0),
@@ -166,6 +167,7 @@ def machine(draw: Any, tiers: int = 2) -> Hardware:
                 saturation=draw.across(1e4, 1e7),
                 oversubscription=draw.among(1.0, 1.0, 2.0),
                 reduction=draw.among(0.0, 1.0),
+                ring=draw.among(0.0, 1.0),
                 axes=0.0 if last else draw.among(0.0, 2.0, 3.0),
             )
         )
@@ -189,6 +191,7 @@ def machine(draw: Any, tiers: int = 2) -> Hardware:
         passes=draw.between(1.0, 5.0),
         hide_tensor=draw.between(0.0, 1.0),
         hide_data=draw.between(0.0, 1.0),
+        stolen=draw.among(0.0, 0.0, 0.15, 0.4),
         overhead=draw.between(0.0, 0.1),
         jitter=draw.between(0.0, 0.02),
         failure_rate=draw.across(1e-10, 1e-7),

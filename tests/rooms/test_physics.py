@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coopt.cost import estimate
-from coopt.cost.collectives import all_to_all_time, collective_time, ring_steps
+from coopt.cost.collectives import collective_time, ring_steps
 from coopt.fit import rows
 from coopt.ops import count
 from coopt.ops.shapes import model_flops
@@ -46,9 +46,9 @@ def test_a_token_crosses_to_a_node_once_where_copies_are_deduplicated():
     reached = np.mean([len(set(one.tolist()) - {0}) for one in chosen])
     outer = Tier(size=float("inf"), bandwidth=1e9)
     net = Hardware(tiers=(Tier(size=8.0, bandwidth=1e30), outer))
-    told = float(all_to_all_time(net, Row(collective="all_to_all", payload=8e9, size=32.0, fan=8.0)))
+    told = float(collective_time(net, Row(collective="all_to_all", payload=8e9, size=32.0, fan=8.0)))
     assert told == pytest.approx(reached, rel=0.01)
-    assert float(all_to_all_time(net, Row(collective="all_to_all", payload=8e9, size=32.0))) == pytest.approx(6.0)
+    assert float(collective_time(net, Row(collective="all_to_all", payload=8e9, size=32.0))) == pytest.approx(6.0)
 
 
 def test_transports_cost_what_they_send(h100):
