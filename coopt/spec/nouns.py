@@ -270,6 +270,9 @@ class Hardware:
     failure_rate: Leaf = NAN  # interruptions a chip-second
     restart: Leaf = NAN  # s from an interruption to the next step
     checkpoint: Leaf = NAN  # s a checkpoint stops the run
+    blast: Leaf = 1.0  # chips that one failed chip takes with it until it is repaired
+    repair: Leaf = 0.0  # s until they are back
+    spares: Leaf = 0.0  # chips that are paid for and idle, over those at work
     sigma: Leaf = NAN  # standard deviation of log(measured / predicted); NaN: never compared
 
 

@@ -29,6 +29,7 @@ from coopt.spec.schema_types import (
     Quantity,
     Rate,
     Scalar,
+    Share,
     Strict,
     Text,
     Time,
@@ -216,6 +217,9 @@ class Failures(Strict):
     interval: Quantity[Time] | None = None  # chip-time between interruptions
     restart: Quantity[Time] | None = None
     checkpoint: Quantity[Time] | None = None
+    repair: Quantity[Time] | None = None  # from an interruption until its chips are back, in the mean of all
+    blast: Quantity[Count] | None = None  # chips that wait for it; else the scale-up domain
+    spares: Quantity[Share] | None = None  # chips that are paid for and idle, over those at work
 
 
 class System(File):

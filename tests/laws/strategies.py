@@ -197,6 +197,9 @@ def machine(draw: Any, tiers: int = 2) -> Hardware:
         failure_rate=draw.across(1e-10, 1e-7),
         restart=draw.across(10.0, 3600.0),
         checkpoint=draw.across(1.0, 300.0),
+        repair=draw.among(0.0, 3600.0, 86400.0),
+        blast=draw.among(1.0, 8.0, 72.0),
+        spares=draw.among(0.0, 0.02, 0.125),
     )
 
 

@@ -542,6 +542,39 @@ def test_more_chips_never_fail_less(rng):
     assert np.all(goodput(replace(chip, restart=chip.restart * 2), few) < goodput(chip, few))
 
 
+def test_spares_cost_dollars_and_save_goodput(rng):
+    """A larger blast radius never helps, more spares never hurt and are paid for; units in repair stay a share."""
+    from coopt.cost.machine import dollars, goodput, idle
+
+    draw, n = Draw(rng, 1000), 1000
+    chip = Hardware(
+        failure_rate=draw.across(1e-10, 1e-6), restart=draw.across(1.0, 1e4), checkpoint=draw.across(0.1, 1e3),
+        repair=draw.across(1e3, 1e6), blast=draw.among(1.0, 8.0, 72.0), spares=draw.among(0.0, 0.001, 0.02, 0.2),
+        dollars_hour=2.0,
+    )  # fmt: skip
+    chips = draw.whole(1, 100000)
+    more = replace(chip, spares=chip.spares + draw.across(1e-4, 0.5))
+    assert np.all(goodput(more, chips) >= goodput(chip, chips) * (1 - ROUNDING))
+    assert np.all(dollars(more, chips=chips, step_time=1.0) > dollars(chip, chips=chips, step_time=1.0))
+    assert np.all(goodput(replace(chip, blast=chip.blast * 2), chips) <= goodput(chip, chips) * (1 + ROUNDING))
+    assert np.all((idle(chip, chips) >= 0.0) & (idle(chip, chips) <= 1.0))
+    alone = replace(chip, spares=np.zeros(n), blast=np.ones(n))
+    assert np.allclose(idle(alone, chips), np.minimum(alone.failure_rate * alone.repair, 1.0))
+
+
+def test_spares_are_bounded_by_what_poisson_lacks():
+    """Against the sum over Poisson's probabilities: never less is idle than in truth, and nearly it without spares."""
+    from coopt.cost.machine import idle
+
+    for down, units, spare in ((0.3, 10, 0), (0.3, 10, 1), (3.4, 100, 2), (3.4, 100, 5), (40.0, 2000, 60)):
+        many = np.arange(0, 400)
+        odds = np.exp(many * np.log(down) - down - np.cumsum(np.log(np.maximum(many, 1))))
+        truth = float(np.sum(odds * np.maximum(many - spare, 0))) / units
+        rack = Hardware(failure_rate=down / (72.0 * units), repair=1.0, blast=72.0, spares=spare / units)
+        told = float(idle(rack, 72.0 * units))
+        assert truth <= told * (1 + ROUNDING) and told - truth < 1.0 / units
+
+
 @hypothesis.settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
 )
