@@ -7,7 +7,7 @@ from coopt.ops.feedforward import routed_tokens
 from coopt.ops.rows import Rows, wire
 from coopt.ops.shapes import query_key_dim, value_dim
 from coopt.ops.weights import Weights
-from coopt.spec.nouns import LayerKind, Layout, Leaf, Model
+from coopt.spec.nouns import CHOSEN, RECURRENT, LayerKind, Layout, Leaf, Model
 from coopt.xp import maximum, where
 
 
@@ -47,14 +47,16 @@ def tensor(name: str, model: Model, layout: Layout, cut: Cut, *, count: Leaf) ->
 
 def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
     """Keys and values of the whole sequence reach every chip: gathered forward, scattered back as gradients."""
-    heads = maximum(kind.kv_heads / layout.tp, 1.0)
-    if kind.mixer == "mla":
-        heads = kind.heads / layout.tp
-    if kind.mixer == "linear":  # a state of 32 bits a chip instead, whatever the length
+    heads = kind.heads / layout.tp if kind.mixer == "mla" else maximum(kind.kv_heads / layout.tp, 1.0)
+    width = heads * (query_key_dim(kind) + value_dim(kind))
+    if kind.mixer == "sparse-mla":  # compressed, one row for all heads
+        width = kind.kv_rank + kind.rope_dim
+    if kind.mixer in CHOSEN:
+        width = width + kind.index_dim
+    whole = layout.precision.wire * cut.tokens * layout.cp * width
+    if kind.mixer in RECURRENT:  # a state of 32 bits a chip instead, whatever the length
         state = 4.0 * cut.sequences * kind.heads / layout.tp * query_key_dim(kind) * value_dim(kind)
         whole = state * layout.cp
-    else:
-        whole = layout.precision.wire * cut.tokens * layout.cp * heads * (query_key_dim(kind) + value_dim(kind))
 
     def one(part: str, collective: str, phase: str, count: Leaf):
         return wire(

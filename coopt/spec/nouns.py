@@ -23,7 +23,10 @@ SCHEDULES = ("1f1b", "gpipe", "zero-bubble")
 TRANSPORTS = ("all-to-all", "deduplicated", "all-gather")  # of tokens to experts: a copy each, one a unit, to all
 OPTIMIZERS = ("adamw", "muon", "adafactor")
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp")  # innermost (closest chips) first
-MIXERS = ("full", "window", "mla", "linear", "sparse")
+MIXERS = ("full", "window", "mla", "linear", "delta", "sparse", "sparse-mla")
+LATENT = ("mla", "sparse-mla")  # keys and values of all heads are one compressed row
+RECURRENT = ("linear", "delta")  # a state instead of keys: state-space duals and linear attention; gated delta rule
+CHOSEN = ("sparse", "sparse-mla")  # an indexer chooses the keys of a token (DeepSeek-V3.2)
 FEEDFORWARDS = ("dense", "moe")
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
 KINDS = ("matmul", "attention", "elementwise", "gather", "cast", "collective", "p2p", "host", "bubble", "overhead")
@@ -88,11 +91,11 @@ class LayerKind:
     heads: Leaf = 1.0
     kv_heads: Leaf = 1.0
     head_dim: Leaf = 64.0
-    window: Leaf = 0.0  # tokens attended to: the last ones for `window`, chosen ones for `sparse`
+    window: Leaf = 0.0  # tokens attended to: the last ones for `window`, chosen ones for sparse mixers
     q_rank: Leaf = 0.0  # mla: rank of the query projection; 0 = none
     kv_rank: Leaf = 0.0  # mla: rank of the compressed key and value
     rope_dim: Leaf = 0.0  # mla: head size that carries positions
-    v_dim: Leaf = 0.0  # mla, linear: head size of values; linear: 0 is that of keys
+    v_dim: Leaf = 0.0  # mla, linear, delta: head size of values; linear and delta: 0 is that of keys
     index_heads: Leaf = 0.0  # sparse: heads and head size of the indexer that chooses the keys
     index_dim: Leaf = 0.0
     d_ff: Leaf = 0.0  # dense feed-forward width

@@ -274,31 +274,36 @@ def bounds(case: Case) -> dict[str, np.ndarray]:
     linear = attention = dense = expert = routed = 0.0
     layers = sum(kind.count for kind in model.kinds)
     for kind in model.kinds:
-        qk = kind.head_dim + (kind.rope_dim if kind.mixer == "mla" else 0.0)
-        v = kind.v_dim if kind.mixer == "mla" else kind.head_dim
-        if kind.mixer == "mla":
+        latent, chosen = kind.mixer.endswith("mla"), kind.mixer.startswith("sparse")
+        qk = kind.head_dim + (kind.rope_dim if latent else 0.0)
+        v = kind.v_dim if latent else kind.head_dim
+        scored, valued = (kind.kv_rank + kind.rope_dim, kind.kv_rank) if kind.mixer == "sparse-mla" else (qk, v)
+        if latent:
             out = kind.heads * qk
             query = np.where(kind.q_rank > 0, kind.q_rank * (d + out), d * out)
             mixer = query + d * (kind.kv_rank + kind.rope_dim) + kind.kv_rank * kind.heads * (kind.head_dim + v)
             mixer = mixer + kind.heads * v * d
         else:
             mixer = d * kind.head_dim * 2.0 * (kind.heads + kind.kv_heads)
-        if kind.mixer == "linear":
+        keys = (phase.seq_len + 1.0) / 2.0
+        if kind.mixer in ("linear", "delta"):
             v = np.where(kind.v_dim > 0, kind.v_dim, kind.head_dim)
             mixer = d * (2.0 * kind.kv_heads * qk + 3.0 * kind.heads * v + 2.0 * kind.heads)
-        if kind.mixer == "sparse":
-            mixer = mixer + d * (kind.index_heads * (kind.index_dim + 1.0) + kind.index_dim)
-            attention = attention + kind.count * 3.0 * phase.seq_len * kind.index_heads * kind.index_dim
-        keys = (phase.seq_len + 1.0) / 2.0
-        if kind.mixer == "linear":
-            keys = np.minimum(128.0, phase.seq_len) / 2.0
+            scored, valued = (kind.kv_heads / kind.heads * qk if kind.mixer == "linear" else 3.0 * qk), v
+            keys = np.minimum(128.0 if kind.mixer == "linear" else 64.0, phase.seq_len) / 2.0
             attention = attention + kind.count * 12.0 * kind.heads * qk * v
-        if kind.mixer in ("window", "sparse"):
+        if kind.mixer == "window" or chosen:
             seen = np.minimum(np.broadcast_to(kind.window, (case.size,)), phase.seq_len)
             keys = (seen * (seen + 1) / 2 + (phase.seq_len - seen) * seen) / phase.seq_len
         # the expression takes s/2 keys where a causal mask has (s+1)/2: the smaller bounds both
         keys = np.minimum(keys, keys * phase.seq_len / (phase.seq_len + 1.0))
-        attention = attention + kind.count * 6.0 * keys * kind.heads * (qk + v)
+        attention = attention + kind.count * 6.0 * keys * kind.heads * (scored + valued)
+        if chosen:
+            source = np.where(kind.q_rank > 0, kind.q_rank, d) if latent else d
+            # what feeds the indexer gets no gradient: two products of its weights and not three
+            index = source * kind.index_heads * kind.index_dim + d * (kind.index_heads + kind.index_dim)
+            mixer = mixer + index * 2.0 / 3.0
+            attention = attention + kind.count * phase.seq_len * kind.index_heads * kind.index_dim
         one = (2.0 + kind.gated) * d
         if kind.feedforward == "moe":
             linear = linear + kind.count * (mixer + one * (kind.top_k * kind.d_expert + kind.shared * kind.d_shared))
