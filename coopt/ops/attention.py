@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from coopt.ops.cut import Cut
 from coopt.ops.rows import Rows, elementwise, matmul, norm, residual
-from coopt.ops.shapes import attended, chunk, linear_columns, mixing, product_dims, query_key_dim, value_dim
-from coopt.spec.nouns import CHOSEN, LATENT, RECURRENT, LayerKind, Layout, Leaf, Model, Row
+from coopt.ops.shapes import (
+    CHOSEN,
+    LATENT,
+    RECURRENT,
+    attended,
+    chunk,
+    linear_columns,
+    mixing,
+    product_dims,
+    query_key_dim,
+    value_dim,
+)
+from coopt.spec.nouns import LayerKind, Layout, Leaf, Model, Row
 from coopt.xp import at_least, maximum, minimum
 
 # Passes over the score matrix between the two products when it is written to memory: scaling, masking and softmax in

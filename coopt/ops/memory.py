@@ -5,9 +5,9 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
 from coopt.ops.optimizer import state
-from coopt.ops.shapes import attended, linear_columns, product_dims, query_key_dim, value_dim
+from coopt.ops.shapes import CHOSEN, LATENT, RECURRENT, attended, linear_columns, product_dims, query_key_dim, value_dim
 from coopt.ops.weights import Stages, Weights
-from coopt.spec.nouns import CHOSEN, LATENT, RECURRENT, LayerKind, Layout, Leaf, Memory, Model
+from coopt.spec.nouns import LayerKind, Layout, Leaf, Memory, Model
 from coopt.xp import maximum, minimum, where
 
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from coopt.ops.cut import Cut
 from coopt.ops.rows import wire
-from coopt.ops.shapes import layers, query_key_dim, value_dim
+from coopt.ops.shapes import LATENT, layers, query_key_dim, value_dim
 from coopt.ops.weights import Stages, Weights
-from coopt.spec.nouns import LATENT, LayerKind, Layout, Leaf, Model, Row
+from coopt.spec.nouns import LayerKind, Layout, Leaf, Model, Row
 from coopt.xp import choose, maximum, minimum, where
 
 MOMENT = 4.0  # B a parameter of one fp32 moment: AdamW keeps two, Muon one, Adafactor rows and columns of one

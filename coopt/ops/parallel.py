@@ -5,9 +5,9 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
 from coopt.ops.rows import Rows, wire
-from coopt.ops.shapes import query_key_dim, value_dim
+from coopt.ops.shapes import CHOSEN, RECURRENT, query_key_dim, value_dim
 from coopt.ops.weights import Weights
-from coopt.spec.nouns import CHOSEN, RECURRENT, LayerKind, Layout, Leaf, Model
+from coopt.spec.nouns import LayerKind, Layout, Leaf, Model
 from coopt.xp import maximum, where
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import jax
 
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import CHOSEN, FEEDFORWARDS, LATENT, MIXERS, RECURRENT, LayerKind, Leaf, Model
+from coopt.spec.nouns import FEEDFORWARDS, MIXERS, LayerKind, Leaf, Model
 from coopt.tree import replace
 from coopt.xp import maximum, minimum, where
 
+LATENT = ("mla", "sparse-mla")  # keys and values of all heads are one compressed row
+RECURRENT = ("linear", "delta")  # a state instead of keys: state-space duals and linear attention; gated delta rule
+CHOSEN = ("sparse", "sparse-mla")  # an indexer chooses the keys of a token (DeepSeek-V3.2)
 # Tokens that a recurrent mixer takes at a time: within, as attention; between, by its state. Kernels take 64 to 256.
 CHUNKS = {"linear": 128.0, "delta": 64.0}
 

@@ -24,9 +24,6 @@ TRANSPORTS = ("all-to-all", "deduplicated", "all-gather")  # of tokens to expert
 OPTIMIZERS = ("adamw", "muon", "adafactor")
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp")  # innermost (closest chips) first
 MIXERS = ("full", "window", "mla", "linear", "delta", "sparse", "sparse-mla")
-LATENT = ("mla", "sparse-mla")  # keys and values of all heads are one compressed row
-RECURRENT = ("linear", "delta")  # a state instead of keys: state-space duals and linear attention; gated delta rule
-CHOSEN = ("sparse", "sparse-mla")  # an indexer chooses the keys of a token (DeepSeek-V3.2)
 FEEDFORWARDS = ("dense", "moe")
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
 KINDS = ("matmul", "attention", "elementwise", "gather", "cast", "collective", "p2p", "host", "bubble", "overhead")
@@ -219,7 +216,6 @@ class Hardware:
     fidelity: str = label(default="transferred")  # measured | interpolated | transferred | compiler | speed-of-light
     assumed: tuple[str, ...] = label(default=())  # sentences about what was filled in
     chips: Leaf = 1.0
-    # the chip
     peak: tuple[Leaf, ...] = (0.0,) * len(TYPES)  # FLOP/s dense by type; 0 = not supported
     vector: Leaf = 0.0  # FLOP/s of the vector units
     bandwidth: Leaf = 0.0  # B/s of main memory
@@ -236,7 +232,6 @@ class Hardware:
     spill: Leaf = 0.0  # 1/sqrt(B) of the memory on chip that blocks products
     score: Leaf = 0.0  # s the whole chip takes for one score of a softmax
     pointwise: Leaf = 0.0  # s its vector units take for a byte of a pointwise kernel
-    # what it delivers
     matmul: tuple[Leaf, ...] = (0.7,) * len(TYPES)  # share of the peak, large matmuls, by type
     depth: Leaf = 256.0  # reduction length k at which a matmul reaches half of that
     attention: Leaf = 0.5  # share of the peak, fused attention forward
@@ -244,8 +239,7 @@ class Hardware:
     attention_depth: Leaf = 1000.0  # sequence length at which fused attention reaches half of that
     stream: Leaf = 0.8  # share of the memory bandwidth
     kernel: Leaf = 5e-6  # s a launch costs on the device
-    # between chips, nearest first
-    tiers: tuple[Tier, ...] = ()
+    tiers: tuple[Tier, ...] = ()  # between chips, nearest first
     # the software stack's constants
     dispatch: Leaf = 0.0  # s of host time a launch; exposed where kernels are shorter
     passes: Leaf = 1.0  # bytes that pointwise kernels move, over those of perfectly fused ones
