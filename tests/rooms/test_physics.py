@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coopt.cost import estimate
-from coopt.cost.collectives import collective_time, ring_steps
+from coopt.cost.collectives import collective_time, crossed, ring_steps
 from coopt.fit import rows
 from coopt.ops import count
 from coopt.ops.shapes import mixing, model_flops, parameters
@@ -14,6 +14,7 @@ from coopt.ops.weights import stages
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, LayerKind, Layout, Model, Row, Tier, training
 from coopt.study import tables
+from coopt.study.evidence import measurements
 from coopt.tree import replace
 
 MIXTURE = LayerKind(
@@ -286,3 +287,39 @@ def test_chosen_keys_of_compressed_rows(h100):
     assert float(flash.flops) == pytest.approx(2 * s * (2048 - 2048**2 / (2 * s)) * 128 * (576 + 512))
     times = {n: [seconds(m, layout, h100, training(n, 32.0)) for m in (wide, full)] for n in (4096.0, s)}
     assert times[4096.0][0] > times[4096.0][1] and times[s][0] < 0.6 * times[s][1]
+
+
+@pytest.mark.parametrize(
+    ("model", "published"), [("maxtext-16b", 0.111), ("maxtext-32b", 0.109), ("maxtext-64b", 0.192)]
+)
+def test_steps_grow_with_slices_as_published(model, published):
+    """MaxText on TPU v5e, 1 to 32 slices, from which the latency of a step between slices was derived."""
+    table = [row for row in rows.read(measurements()) if row["stack"] == "maxtext"]
+    designs = [one for _, one in tables.designs(table)[0]]
+    (first,) = (
+        d for d in designs if d.row["model"] == model and d.row["n_chips"] == "256" and d.hardware.chip == "tpu-v5e"
+    )
+    (last,) = (d for d in designs if d.row["model"] == model and d.row["n_chips"] == "8192")
+    assert rows.measured_step_time(last.row) / rows.measured_step_time(first.row) - 1 == pytest.approx(
+        published, abs=1e-3
+    )
+    times = [seconds(d.model, d.layout, d.hardware, d.workload) for d in (first, last)]
+    assert times[1] / times[0] - 1 == pytest.approx(published, abs=0.03)
+    hidden = [seconds(d.model, replace(d.layout, scan=0.0), d.hardware, d.workload) for d in (first, last)]
+    assert hidden[0] == times[0] and hidden[1] < times[1]
+
+
+def test_data_parallelism_over_a_wide_area(h100):
+    """Two sites, their gradients over a gigabit a chip: weights split inside a site cross a share each, by hand."""
+    wan = Tier(name="wan", bandwidth=1.25e8, latency=20e-3)
+    sites = replace(h100, tiers=(*(replace(t, size=16.0) if i else t for i, t in enumerate(h100.tiers)), wan))
+    layout = Layout(dp=32.0, fsdp=16.0, zero=3.0, micro_batch=1.0)
+    copies = row_of(LLAMA, layout, "data.fsdp.copies")
+    (crossing,) = [one for one in crossed(sites, copies) if float(one.link) > 0]
+    share = float(copies.payload)
+    assert float(copies.count) == 32.0 and share == pytest.approx(
+        4 * 4 / 16 * float(parameters(LLAMA)) / 32 / 4, rel=0.2
+    )
+    assert float(crossing.link) == pytest.approx(share / 1.25e8) and float(crossing.steps) == (2 + 4) * 20e-3
+    apart, near = (seconds(LLAMA, layout, machine) for machine in (sites, h100))
+    assert apart > near + 0.3 * 32 * float(crossing.link)
