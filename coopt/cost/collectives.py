@@ -19,6 +19,7 @@ class Crossing:
 
     link: Leaf = 0.0
     steps: Leaf = 0.0
+    reaches: Leaf = True  # a message between two chips crosses the first tier alone that does
 
 
 def spans(hardware: Hardware, row: Row) -> tuple[Leaf, ...]:
@@ -62,7 +63,8 @@ def ring_steps(tier: Tier, ways: Leaf, outer: Leaf) -> Leaf:
     A torus has a ring an axis: a group of w chips spans axes of w^(1/axes).
     """
     axes = at_least(tier.axes, 1.0)
-    return axes * (exp(log(at_least(ways, 1.0)) / axes) - 1.0) * where(tier.axes > 0.5, 1.0, outer)
+    around = at_least(exp(log(at_least(ways, 1.0)) / axes) - 1.0, 0.0)  # what rounding leaves below 0 is nothing
+    return axes * around * where(tier.axes > 0.5, 1.0, outer)
 
 
 def reduction_steps(tier: Tier, ways: Leaf) -> Leaf:
@@ -87,10 +89,23 @@ def collective_time(hardware: Hardware, row: Row) -> Leaf:
 def joined(row: Row, tiers: tuple[Crossing, ...]) -> Leaf:
     """Seconds of a collective from those in each tier."""
     time: Leaf = 0.0
-    for tier in tiers:
+    for tier in reversed(tiers):
         here = tier.link + tier.steps
-        time = maximum(time, here) if row.collective == "all_to_all" else time + here
+        if row.collective == "p2p":
+            time = where(tier.reaches, here, time)
+        else:
+            time = maximum(time, here) if row.collective == "all_to_all" else time + here
     return time
+
+
+def links(row: Row, tiers: tuple[Crossing, ...]) -> tuple[Leaf, ...]:
+    """Seconds of the link of each tier that a collective takes."""
+    if row.collective != "p2p":
+        return tuple(tier.link for tier in tiers)
+    nearer = (False, *(tier.reaches for tier in tiers))
+    return tuple(
+        where(near, 0.0, where(tier.reaches, tier.link, 0.0)) for near, tier in zip(nearer, tiers, strict=False)
+    )
 
 
 def crossed(hardware: Hardware, row: Row) -> tuple[Crossing, ...]:
@@ -147,10 +162,8 @@ def _exchange(hardware: Hardware, row: Row) -> tuple[Crossing, ...]:
 
 def _message(hardware: Hardware, row: Row) -> tuple[Crossing, ...]:
     """One message to the neighbour `stride` chips away, over the first tier that holds both."""
-    found, left = [], 1.0
+    found, beyond = [], len(hardware.tiers) - 1
     for position, tier in enumerate(hardware.tiers):
-        last = position == len(hardware.tiers) - 1
-        here = left if last else where(row.stride * row.size <= tier.size + 0.5, left, 0.0)
-        found.append(Crossing(link=here * row.payload / rate(tier, 2.0), steps=here * tier.latency))
-        left = left - here
+        reaches = True if position == beyond else row.stride * row.size <= tier.size + 0.5
+        found.append(Crossing(link=row.payload / rate(tier, 2.0), steps=tier.latency, reaches=reaches))
     return tuple(found)

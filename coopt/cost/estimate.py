@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coopt.cost import machine
-from coopt.cost.collectives import crossed, joined
+from coopt.cost.collectives import crossed, joined, links
 from coopt.cost.overlap import COMPUTE, Busy, Hidden, Layer, launches, layer_time, linked, shows, total, waiting
 from coopt.cost.pipeline import Pipeline, pipeline
 from coopt.cost.roofline import compute_share, compute_time, memory_time, peak, supported
@@ -24,7 +24,7 @@ def alone(hardware: Hardware, row: Row) -> Busy:
         time = joined(row, tiers)
         if row.scope == "layer" and row.group == "data":  # copies of the parts, where it gathers into a list
             time = time + maximum(row.launches - 1.0, 0.0) * hardware.kernel
-        return Busy(time=time, links=tuple(tier.link for tier in tiers))
+        return Busy(time=time, links=links(row, tiers))
     if row.kind == "host":
         return Busy(time=row.payload / at_least(hardware.host_bandwidth, 1.0))
     return Busy(time=compute_time(hardware, row))
