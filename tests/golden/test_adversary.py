@@ -46,6 +46,21 @@ def test_no_candidate_undercuts_its_floor(model, hardware, rng):
     assert runs.sum() > 500 and (np.broadcast_to(score.objectives[0], 20_000)[runs] > 1.0).all()
 
 
+def test_unequal_chunks_replay_nearly_as_they_are_priced(rng):
+    """80 layers in chunks that do not divide them: stages wait for one another by their layers, not chunk by chunk."""
+    space, machine = adversary.corners(load.model("llama3-70b"), 512), load.resolve("dgx-h100", chips=512)
+    factors = []
+    for which in rng.integers(0, size(space), 8000):
+        one = replace(candidate(space, int(which)), hardware=machine)
+        uneven = 80 % (one.layout.pp * one.layout.vpp) != 0 and one.layout.vpp > 1.5
+        if uneven and (told := adversary.witnessed(one, "replay")):
+            factors.append(told[0] / told[1])
+        if len(factors) == 40:
+            break
+    assert len(factors) >= 20
+    assert 0.85 < min(factors) and max(factors) < 1.20 and abs(np.median(factors) - 1.0) < 0.05, sorted(factors)
+
+
 def test_equal_chunks_replay_as_they_are_priced(rng):
     """1F1B and GPipe, interleaved and not: where stages are equal the closed form is the replay, sends aside."""
     space, machine = adversary.corners(load.model("gpt3-175b"), 512), load.resolve("dgx-a100", chips=512)

@@ -40,6 +40,7 @@ from coopt.search.sweep import sweep
 from coopt.search.terms import Tape
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, LayerKind, Model, Tier, training
+from coopt.spec.settings import FIELDS, setting
 from coopt.tree import replace
 from coopt.xp import choose, log, maximum, where
 
@@ -144,6 +145,34 @@ def test_layouts_say_what_they_left_out():
     with pytest.raises(Refused) as refused:
         layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={"tpp": [1], "recompute": ["some"], "zero": []})
     assert {p.field for p in refused.value.problems} == {"layout.tpp", "layout.recompute", "layout.zero"}
+
+
+OFFERED = {"dp": (8, 16), "precision": ("bf16", "fp8"), "imbalance": (1, 1.2), "capacity": (0, 1.25)} | dict.fromkeys(
+    ("zero", "schedule", "recompute", "order", "transport", "optimizer", "sp", "overlap", "scan", "graphs", "offload",
+     "fused_attention", "fused_loss"), (0, 1)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_of_a_layout_can_be_set_and_searched_by_name(field):
+    """The list is the noun's own: a field that is added to `Layout` fails here until it has words."""
+    offered = OFFERED.get(field, (1, 2))
+    cut = {"tp": (2,), "dp": (8,)} if field not in ("tp", "cp", "pp", "dp") else {}
+    space = layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={**cut, field: offered})
+    path = f"layout.{field}.linear" if field == "precision" else f"layout.{field}"
+    found = {value for one in space.axes if path in one.paths for value in one.values[:, one.paths.index(path)]}
+    wanted = [setting(field, one) for one in offered]
+    assert found == {one.linear if field == "precision" else one for one in wanted}
+    told = load.layout({field: offered[-1]}, chips=16)[0]
+    assert getattr(told, field) == setting(field, offered[-1])
+    with pytest.raises(Refused, match=rf"layout\.{field}: expected"):
+        layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={field: ["nothing"]})
+
+
+def test_an_unknown_field_lists_the_known_ones():
+    with pytest.raises(Refused) as refused:
+        layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={"zzz": [1]})
+    assert all(field in str(refused.value) for field in FIELDS)
 
 
 def test_several_numbers_of_chips_and_experts():
