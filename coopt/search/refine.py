@@ -19,8 +19,10 @@ import numpy as np
 
 from coopt.search.pareto import front, graded
 from coopt.search.price import Expression, price
+from coopt.search.recorded import Recorded, Task, record, task_of
+from coopt.search.shared import price as priced
+from coopt.search.shared import share
 from coopt.search.space import Space, index, size
-from coopt.search.straight import Straight, Task, run, straight, task_of
 from coopt.search.sweep import FRONT, Ranked, Result
 from coopt.spec.nouns import VERDICTS, Hardware, Law
 
@@ -72,7 +74,8 @@ class Herd:
 
     def __init__(self, task: Task, seed: int):
         self.task, self.rng = task, np.random.default_rng(seed)
-        self.program = straight(task.space, task.expression, task.names)
+        self.program = record(task).merged()
+        self.shared = share(self.program)
         self.sizes = np.array([len(one) for one in task.space.axes])
         self.census: Counter[str] = Counter()
         self.digits, self.values = np.empty((0, len(self.sizes)), dtype=np.int64), np.empty((0, len(task.names)))
@@ -144,9 +147,8 @@ class Herd:
 
     def _priced(self, digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values `(n, names)` and by how much each candidate is out of bounds, 0 where it is feasible."""
-        space, task = self.task.space, self.task
-        leaves = {(axis, field): space.axes[axis].values[digits[:, axis], field] for axis, field in self.program.inputs}
-        verdict, *found = (np.broadcast_to(one, len(digits)) for one in run(self.program, leaves))
+        task = self.task
+        verdict, *found = priced(self.shared, task.space, digits)
         values = np.stack(found, axis=1).astype(np.float64)
         worse = np.where(verdict > 0.5, 1.0 + len(task.limits), 0.0)
         codes, counts = np.unique(verdict[np.asarray(verdict > 0.5)], return_counts=True)
@@ -179,7 +181,7 @@ class Herd:
         self.points, self.achieved = digits[kept], values[kept]
 
 
-def descend(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
+def descend(task: Task, program: Recorded, digits: np.ndarray) -> np.ndarray:
     """Candidates that gradients lead to from some others: digits on both sides of where each field wants to be.
 
     Fields of axes with one field and three choices or more move as logarithms (zero and below: as they are) within
@@ -212,10 +214,10 @@ def descend(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _height(task: Task, program: Straight, moving: Sequence[tuple[int, int]], at, fixed):
+def _height(task: Task, program: Recorded, moving: Sequence[tuple[int, int]], at, fixed):
     """The sum over candidates of the objective's logarithm, and of what passes a limit."""
     leaves = {**fixed, **{one: at[:, number] for number, one in enumerate(moving)}}
-    values = [leaves[one] for one in program.inputs] + list(program.constants)
+    values = [leaves[one] for one in program.inputs] + list(program.numbers)
     for name, operands in program.nodes:
         values.append(getattr(jnp, name)(*(values[place] for place in operands)))
     objective, *_ = results = [values[place] for place in program.results[1:]]

@@ -50,11 +50,11 @@ def gradient(tape: Tape, result: Term | float) -> tuple[float, list[float]]:
 
     weights: dict[Any, float] = {result.place: 1.0}
     with np.errstate(all="ignore"):
-        for i, (name, operands, _) in enumerate(tape.nodes):
+        for i, (name, operands) in enumerate(tape.nodes):
             found["node", i] = getattr(np, name)(*(value(one) for one in operands))
         for i in range(len(tape.nodes) - 1, -1, -1):
             weight = weights.get(("node", i), 0.0)
-            name, operands, _ = tape.nodes[i]
+            name, operands = tape.nodes[i]
             # a weight of zero times an infinite slope is zero: what does not matter has no derivative
             if weight == 0.0 or name not in SLOPES:
                 continue

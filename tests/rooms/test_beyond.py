@@ -19,9 +19,11 @@ from coopt.search.beyond import beyond
 from coopt.search.certificate import certificate, described, rebuilt, same_expression, write
 from coopt.search.layouts import layout_space
 from coopt.search.price import price
+from coopt.search.recorded import Recorded, digest, flat_objectives, record, run, task_of
 from coopt.search.refine import refine
+from coopt.search.shared import price as priced
+from coopt.search.shared import share
 from coopt.search.space import Candidate, Space, all_digits, axis, digits, flat, product, size
-from coopt.search.straight import Straight, digest, objectives, run, straight, task_of, trace
 from coopt.search.sweep import sweep
 from coopt.spec.nouns import Hardware, Law, LayerKind, Model, Tier, training
 from coopt.tree import replace
@@ -94,15 +96,16 @@ def document(proof):
 def test_the_program_is_the_expression(rng):
     """Bit for bit, on candidates drawn from a space of shapes, layouts and tokens under a law."""
     one = task(space(**WIDE), "run_dollars", "loss", law=LAW)
-    program = straight(one.space, one.expression, one.names)
+    program = record(one)
     sizes = [len(axis) for axis in one.space.axes]
     drawn = (rng.random((500, len(sizes))) * sizes).astype(int)
-    leaves = {(a, f): one.space.axes[a].values[drawn[:, a], f] for a, f in program.inputs}
     with np.errstate(all="ignore"):
         expected = one.expression(flat(one.space, drawn), one.names)
-    for mine, theirs in zip(run(program, leaves), (expected.verdict, *expected.objectives), strict=True):
-        np.testing.assert_array_equal(*np.broadcast_arrays(mine, theirs))
-    assert program.digest() == straight(one.space, one.expression, one.names).digest()
+    for form in (program, program.merged()):
+        for mine, theirs in zip(priced(share(form), one.space, drawn), (expected.verdict, *expected.objectives),
+                                strict=True):  # fmt: skip
+            np.testing.assert_array_equal(*np.broadcast_arrays(mine, theirs))
+    assert program.document() == record(one).document()
 
 
 def boxes_of(made: bound.Boxed, rng: np.random.Generator, many: int) -> np.ndarray:
@@ -164,8 +167,7 @@ def test_interval_rules_hold_at_zero_infinity_and_nan():
 
 def test_the_optimum_is_that_of_brute_force(proof):
     asked = task(small())
-    program = straight(asked.space, asked.expression, asked.names)
-    values = objectives(asked, program, all_digits(small(), np.arange(size(small()))))[:, 0]
+    values = flat_objectives(asked, record(asked), all_digits(small(), np.arange(size(small()))))[:, 0]
     assert proof.gap == 0.0 and proof.value == values.min()
     assert values.min() >= proof.least and proof.bounded + proof.priced < size(small())
 
@@ -288,22 +290,22 @@ def swap(document, rng):
     """Another operation somewhere that the best candidate's value passes through."""
     said = document["program"]
     columns = [one["values"] for one in document["space"]["axes"]]
-    leaves = {(a, f): columns[a][document["best"]["choices"][a]][f] for a, f in said["inputs"]}
+    leaves = [columns[a][document["best"]["choices"][a]][f] for a, f in said["inputs"]]
     for place in rng.permutation(len(said["nodes"])):
         node = said["nodes"][place]
         other = {"add": "subtract", "multiply": "add", "divide": "multiply", "maximum": "minimum"}.get(node[0])
         if other is not None:
             before, node[0] = node[0], other
-            value = trace(_program(said), leaves)[said["results"][1]]
+            value = run(_program(said), leaves)[1]
             if not abs(value - document["best"]["value"]) < 1e-6 * value:
                 return
             node[0] = before
 
 
-def _program(said) -> Straight:
+def _program(said) -> Recorded:
     constants = tuple(one if isinstance(one, bool) else float(one) for one in said["constants"])
     nodes = tuple((name, tuple(operands)) for name, *operands in said["nodes"])
-    return Straight(inputs=tuple(map(tuple, said["inputs"])), constants=constants, nodes=nodes,
+    return Recorded(inputs=tuple(map(tuple, said["inputs"])), numbers=constants, nodes=nodes,
                     results=tuple(said["results"]))  # fmt: skip
 
 
