@@ -73,6 +73,7 @@ FLAGS = {
     ),
     "top": Flag("how many plans to keep and print", "WHOLE"),
     "seed": Flag("seed of every random choice", "WHOLE", 0),
+    "adversary": Flag("search against the model: where floors and replays disagree with it most; writes no run", ""),
     # runs
     "name": Flag("the run's name: it lives in RUNS/NAME"),
     "runs": Flag("the folder that runs live in", "TEXT", "runs"),
@@ -170,7 +171,7 @@ COMMANDS = {
         "coopt.commands.run_report:search",
         (Word("study", "a study's file; without one, the embedded default study", "?"),),
         ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
-        + (*PLACE, "resume", "seed", "block_seconds", *WHERE),
+        + (*PLACE, "resume", "seed", "adversary", "block_seconds", *WHERE),
         example="coopt search --model=llama3-70b --hardware=dgx-h100 --chips=1024 --measure=0",
     ),
     "predict": Command(

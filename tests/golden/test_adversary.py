@@ -85,3 +85,20 @@ def test_a_replay_counts_by_hand():
     assert gpipe == (8 + 3) * 3.0
     slow = adversary.replay(forward=[1.0, 3.0, 1.0], backward=[2.0, 6.0, 2.0], send=0.0, micro_batches=6)
     assert slow == 1.0 + 6 * 9.0 + 2.0  # what follows the slow stage hides behind its next forward
+
+
+def test_the_command_finds_what_its_own_json_reproduces(capsys):
+    """`coopt search --adversary`: every case it lists, put into a candidate again, has the factor it says."""
+    from coopt.cli import main, read
+
+    words = "coopt search --adversary --model=llama3-8b --hardware=dgx-h100 --chips=16 --top=2 --format=json"
+    options = read([*words.split(), "layout.precision=bf16"])
+    assert main(options) == 0
+    found = json.loads(capsys.readouterr().out)["disagreements"]
+    assert {one["witness"] for one in found} == {"floor", "replay"}
+    for one in found:
+        base = Candidate(model=load.model(one["model"]), workload=training(8192.0, 1.0),
+                         hardware=load.resolve(one["hardware"], chips=one["chips"]))  # fmt: skip
+        told = adversary.witnessed(put(base, one["leaves"]), one["witness"])
+        assert told is not None and told[0] / told[1] == pytest.approx(one["factor"], rel=1e-6)
+        assert one["witness"] != "floor" or one["factor"] >= 1.0

@@ -18,7 +18,9 @@ from coopt.search.elasticity import changes, elasticities, enough
 from coopt.search.layouts import divisors, layout_space
 from coopt.search.nearest import nearest
 from coopt.search.price import Score
-from coopt.search.programs import compute, inputs, record, run, stage
+from coopt.search.programs import inputs, run, stage
+from coopt.search.recorded import columns, record, task_of
+from coopt.search.recorded import run as replayed
 from coopt.search.space import (
     Candidate,
     Space,
@@ -244,16 +246,18 @@ def test_terms_are_numpy_small_and_recorded_large():
     space = product(axes, Candidate())
     leaves = lattice_leaves(space)
     plain = priced(put(space.base, leaves), ()).objectives
-    graph = record(space, priced, ("formula", "aside"), limits={})
-    code, *replayed = compute(graph, leaves)
+    recorded = record(task_of(space, objectives=("formula", "aside"), expression=priced))
+    given = columns(space, recorded, leaves)
+    code, *found = replayed(recorded, given)
     assert code == 0.0
-    for one, other in zip(replayed, plain, strict=True):
+    for one, other in zip(found, plain, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert np.power not in {step[1] for step in graph.steps if step[2][0] == graph.leaves["layout.dp"]}
+    dp = recorded.inputs.index((3, 0))
+    assert ("power", dp) not in {(name, operands[0]) for name, operands in recorded.nodes}
     for eager in (-1, 3, 12, 10**6):
-        staged = stage(graph, order=(0, 1, 2, 3), eager=eager)
+        staged = stage(recorded, axes={0: 3, 1: 4, 2: 5, 3: 7}, eager=eager)
         with jax.enable_x64(True):
-            constant, made, small = run(staged.programs, *inputs(staged, leaves))
+            constant, made, small = run(staged.programs, *inputs(staged, given))
         np.testing.assert_allclose(np.asarray(made), plain[0], rtol=1e-13)
         np.testing.assert_allclose(np.asarray(small), plain[1])
         assert float(constant) == 0.0
