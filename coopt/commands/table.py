@@ -102,6 +102,7 @@ FLAGS = {
         "local",
     ),
     "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
+    "xla_flags": Flag("flags of the compiler, for another target than local: '--xla_a=true --xla_b=2'"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "trace": Flag(
         "a trace to read: a folder that jax.profiler.trace wrote, or a CSV of `nsys stats` (cuda_gpu_kern_sum)"
@@ -196,7 +197,8 @@ COMMANDS = {
         "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "out", "seconds", "block_seconds"),
+        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "xla_flags", "out", "seconds")
+        + ("block_seconds",),
         example="coopt measure --out=measured.json",
         show="coopt.commands.say:measured",
     ),

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from coopt.measure import topology
-from coopt.measure.kept import toolchain
+from coopt.measure.compile import toolchain
 from coopt.measure.schedule import Product, schedule
 from coopt.problems import Problem, Refused
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from coopt.measure import hlo, loops
 from coopt.measure.modules import Instruction, Module, parse
 from coopt.measure.traffic import traffic
 
 DOTS = ("convolution", "dot", "ragged-dot")
+Layers = Sequence[tuple[int, int]]
 _ELEMENTS = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 _STEPS = re.compile(r"-(?:start|update|done)$")
 _KERNEL = re.compile(r"splash_\w*?(fwd|dkv|dq)")
@@ -58,12 +59,12 @@ class Schedule:
     unread: tuple[str, ...]
 
 
-def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
+def schedule(text: str, *, layers: Layers = ()) -> Schedule:
     """The rows of a module's text.
 
     Args:
-      layers, of: a program of `layers` layers stands for one of `of`, whose loop goes round that much more often. The
-        compiler may have taken one trip out of the loop.
+      layers: of each kind, how many the program has and how many it stands for; the loop of a kind goes round as much
+        more often. The compiler may have taken one trip out of it, so numbers in the program differ by two or more.
 
     Raises:
       ValueError: there is no such loop.
@@ -71,7 +72,8 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
     module = parse(text)
     rows: list[Row] = []
     unread: list[str] = []
-    longer: list[str] = []  # loops of layers
+    more = {float(trips): (n, of) for n, of in layers if of != n for trips in (n - 1, n)}
+    longer: set[tuple[int, int]] = set()  # whose loops were found
 
     def walk(computation: str, times: float, carried: loops.Carried, outer: bool) -> None:
         for one in module.computations[computation].values():
@@ -81,10 +83,11 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
                     unread.append(one.name)
                     trips = 1.0
                 own = one.label.rpartition("/")[2] in ("while", "")  # the partitioner's loops are named by a product
-                layer = outer and own and layers - 1 <= trips <= layers
+                layer = outer and own and trips in more
                 if layer:
-                    longer.append(one.name)
-                    trips += of - layers
+                    n, of = more[trips]
+                    longer.add((n, of))
+                    trips += of - n
                 body = one.called("body")[0]
                 inner = loops.kept(module, body, loops.carried_by(module, one, computation, carried))
                 walk(body, times * trips, inner, outer and not layer)
@@ -95,8 +98,8 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
                 rows.append(found)
 
     walk(module.entry, 1.0, {}, True)
-    if of != layers and not longer:
-        raise ValueError(f"no loop of {layers} layers in the compiled program")
+    if missing := [n for n, of in layers if of != n and (n, of) not in longer]:
+        raise ValueError(f"no loop of {missing[0]} layers in the compiled program")
     return Schedule(tuple(rows), tuple(unread))
 
 

@@ -27,18 +27,24 @@ def test_loops_go_round_as_their_conditions_and_steps_say():
 
 
 def test_a_layer_loop_stands_for_all_layers_and_no_other_loop_does():
-    rows = found(layers=4, of=32)
+    rows = found(layers=[(4, 32)])
     assert rows["slice_fusion"].times == 32 and rows["fusion.8"].times == 32 * 4 and rows["copy.1"].times == 1
 
 
 def test_a_layer_taken_out_of_the_loop_still_counts_once():
     """The compiler may run one layer before the loop: three trips of four layers stand for 31 of 32."""
-    assert found(layers=5, of=32)["slice_fusion"].times == 4 + 32 - 5
+    assert found(layers=[(5, 32)])["slice_fusion"].times == 4 + 32 - 5
 
 
 def test_a_program_without_a_loop_of_layers_is_no_step():
     with pytest.raises(ValueError, match="7 layers"):
-        schedule(TEXT, layers=7, of=32)
+        schedule(TEXT, layers=[(7, 32)])
+
+
+def test_each_kind_of_layers_has_its_own_loop():
+    assert found(layers=[(4, 32), (2, 2)])["slice_fusion"].times == 32  # a kind that is whole needs no loop
+    with pytest.raises(ValueError, match="6 layers"):
+        schedule(TEXT, layers=[(4, 32), (6, 12)])
 
 
 def test_a_loop_that_cannot_be_read_is_named():

@@ -1,5 +1,6 @@
 """`coopt measure --on`: targets by name, what is refused, and seconds from a compiler's cycles by each rule."""
 
+import dataclasses
 import math
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from coopt.commands.parse import parse
-from coopt.measure import topology
+from coopt.measure import kept, topology
 from coopt.problems import Refused
 from coopt.spec import load
 from coopt.study import cycles, targets, timing
@@ -92,6 +93,34 @@ def test_eight_devices_that_are_not_there(tmp_path):
     from coopt.report.measured import shown
 
     assert "Compiled for cpu:8" in shown(document) and "all reduce" in shown(document)
+
+
+def test_what_is_kept_is_found_by_all_that_it_depends_on(tmp_path, monkeypatch):
+    flags = kept.options("--xla_a=1 --xla_b --xla_a=2")
+    assert flags == {"xla_a": "2", "xla_b": "true"}
+    one = kept.Shelf("tpu:v5e:2x2", {"jax": "1"}, flags, str(tmp_path))
+    kept.write(one, "module", {"flops": 3.0})
+    assert kept.read(one, "module") == {"flops": 3.0}
+    changes = {
+        "target": "tpu:v5e:2x4",
+        "versions": {"jax": "2"},
+        "options": {"xla_a": "1"},
+        "folder": str(tmp_path / "x"),
+    }
+    for field, value in changes.items():
+        assert kept.read(dataclasses.replace(one, **{field: value}), "module") is None, field
+    assert kept.read(one, "another") is None
+    with monkeypatch.context() as inside:
+        inside.setenv("LIBTPU_INIT_ARGS", "--xla_c=1")
+        assert kept.read(one, "module") is None
+    (file,) = tmp_path.glob("*.gz")
+    file.write_bytes(file.read_bytes()[:-9])
+    assert kept.read(one, "module") is None and kept.read(kept.NONE, "module") is None
+
+
+def test_flags_that_are_none_are_refused_each():
+    said = refusal(kept.options, "-xla_a=1 --xla_b=2 xla_c")
+    assert "-xla_a=1" in said and "xla_c" in said and "xla_b" not in said
 
 
 def test_a_model_is_needed():
