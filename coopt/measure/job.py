@@ -38,7 +38,7 @@ FIELDS = {  # beside `kind`
     "program": "program budget_s attempts peak_flops memory seed cache",
     "host": "budget_s cache",
     "step": "model layout seq_len layers target texts flags cache",
-    "products": "target sizes texts cache",
+    "products": "target sizes elementwise texts cache",
     "sweep": "points budget_s precision seed cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
 }

@@ -98,3 +98,23 @@ def test_bytes_of_main_memory_alone_and_of_slices():
 def test_the_first_group_of_a_collective(line, group):
     assert hlo.first_group(line) == group
     assert hlo.group_size(line) == len(group)
+
+
+EXPERTS = """\
+HloModule experts, is_scheduled=true
+
+ENTRY %main.1 (a.1: bf16[8,512,1024,1], b.1: bf16[2,8,256,512]) -> bf16[8,1024,2,256] {
+  %a.1 = bf16[8,512,1024,1]{1,3,2,0:T(8,128)(2,1)} parameter(0)
+  %b.1 = bf16[2,8,256,512]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %convolution.1 = bf16[8,1024,2,256]{3,1,2,0:T(8,128)(2,1)} convolution(%a.1, %b.1), \
+window={size=8x2 stride=7x1 pad=0_0x1_1 lhs_dilate=8x1 rhs_reversal=0x1}, dim_labels=0fb1_10oi->0b1f, \
+backend_config={"window_config":{"estimated_cycles":"1000"}}
+}
+"""
+
+
+def test_experts_are_a_product_each():
+    (row,) = schedule(EXPERTS).rows
+    assert row.products == 8 * (Product(1024, 512, 512, ("bf16",) * 3),)
+    alone = EXPERTS.replace("size=8x2 stride=7x1 pad=0_0x1_1 lhs_dilate=8x1", "size=8x2 pad=0_0x1_1")
+    assert schedule(alone).rows[0].products == ()  # without the dilation no whole sizes come out

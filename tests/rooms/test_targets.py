@@ -206,21 +206,18 @@ def test_memory_that_is_not_enough_is_an_outcome(tmp_path):
     assert math.isfinite(outcome.wanted) and sys.version_info >= (3, 11)
 
 
-def test_constants_come_back_from_products_that_have_them():
-    """Products timed by the cost model itself: the fit finds the constants they were made with."""
-    from coopt.cost.roofline import matmul_time
-    from coopt.spec.nouns import Row
+def test_constants_come_back_from_estimates_that_have_them():
+    """Products estimated with known constants, the compiler's own among them: the fit finds each."""
     from coopt.study import compiled
-    from coopt.tree import replace
 
-    v6e = load.resolve("tpu-v6e", chips=1, stack="jax")
-    true = replace(v6e, matmul=tuple(0.83 for _ in v6e.matmul), depth=200.0, stream=0.7)
-    sizes = np.array(compiled.SIZES, float)
-    m, n, k = sizes.T
-    rows = Row(kind="matmul", m=m, n=n, k=k, type=2.0, read=2 * (m * k + k * n), written=2 * m * n)
-    found = compiled.fit(v6e, sizes, np.asarray(matmul_time(true, rows)))
-    assert found["constants"] == pytest.approx({"matmul": 0.83, "depth": 200.0, "stream": 0.7}, rel=1e-3)
-    assert found["before"]["mape"] > 0.02 and found["held_out"]["mape"] < 1e-3
+    rates = cycles.rates("tpu-v6e")
+    m, n, k = np.array(compiled.SIZES, float).T
+    compute, every = 2 * m * n * k / (0.83 * rates.peak), 2 * (m * k + k * n + m * n) / (0.7 * rates.bandwidth)
+    seen = np.maximum.reduce([compute, every, 3.2 * 2 * m * n / rates.bandwidth]) + 2e-6
+    found = compiled.fit(rates, np.array(compiled.SIZES, float), seen)
+    assert found["constants"] == pytest.approx({"matmul": 0.83, "stream": 0.7}, rel=1e-3)
+    assert found["compiler"] == pytest.approx({"written": 3.2, "each": 2e-6}, rel=1e-2)
+    assert found["held_out"]["mape"] < 1e-3
     chip = load.profile("chip", "tpu-v6e").data
     data = compiled.profile(chip, found, said="a test", date="2026-11-26")
     assert data["fitted"]["matmul_16"]["value"] == pytest.approx(0.83) and data["sources"]["cycles"]["title"]
