@@ -1,6 +1,7 @@
 """`coopt measure --on`: targets by name, what is refused, and seconds from a compiler's cycles by each rule."""
 
 import dataclasses
+import json
 import math
 import sys
 
@@ -11,7 +12,7 @@ from coopt.commands.parse import parse
 from coopt.measure import kept, topology
 from coopt.problems import Refused
 from coopt.spec import load
-from coopt.study import cycles, targets, timing
+from coopt.study import cycles, machines, targets, timing
 
 MINI = """\
 kind: model
@@ -121,6 +122,21 @@ def test_what_is_kept_is_found_by_all_that_it_depends_on(tmp_path, monkeypatch):
 def test_flags_that_are_none_are_refused_each():
     said = refusal(kept.options, "-xla_a=1 --xla_b=2 xla_c")
     assert "-xla_a=1" in said and "xla_c" in said and "xla_b" not in said
+
+
+def test_a_measurement_goes_on_from_its_file(tmp_path, monkeypatch):
+    """What was timed by the same code on the same machine is read again; a change of flags times it anew."""
+    out = tmp_path / "measured.json"
+    asked = options(tmp_path, f"--out={out}", "--seq_len=64")
+    first = timing.measure(asked)
+    monkeypatch.setattr(timing.bench, "do", lambda *given, **more: pytest.fail("timed again"))
+    host = json.loads(out.read_text())
+    monkeypatch.setattr(timing.machines, "measure_host", lambda *given, **more: machines.Here(host["profile"], {}))
+    monkeypatch.setattr(timing.host, "told", lambda measured: {})
+    assert timing.measure(asked)["blocks"] == first["blocks"]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    with pytest.raises(pytest.fail.Exception, match="timed again"):
+        timing.measure(asked)
 
 
 def test_a_model_is_needed():
