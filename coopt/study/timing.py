@@ -48,8 +48,8 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
 
     With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening. With
     `--program`, that program alone. `--on` names another target, which is compiled for (`coopt.study.targets`).
-    `--out` writes what `coopt calibrate` reads, after every block; blocks in it that were timed by the same code, versions
-    and flags on the same machine are not timed again. Raises Refused for a model or a layout that cannot be built.
+    `--out` writes what `coopt calibrate` reads, after every block; blocks in it that were timed by the same code and
+    versions on the same machine are not timed again. Raises Refused for a model or a layout that cannot be built.
     """
     if options.program:
         return _program(options, told)
