@@ -52,8 +52,8 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
     target = topology.acquire(str(job.get("target")))
     if target.platform != "tpu":
         raise Refused(Problem(field="target", expected="a TPU slice, such as tpu:v5p:4x4x4", got=target.name))
-    least, seq_len = whole(job, "layers", LAYERS), whole(job, "seq_len")
-    built = step(model, layout, seq_len=seq_len, devices=target.devices, least=least)
+    layers, seq_len = whole(job, "layers", LAYERS), whole(job, "seq_len")
+    built = step(model, layout, seq_len=seq_len, devices=target.devices, layers=layers)
     shelf = kept.shelf_of(job, target.name, toolchain())
     made = compile_program(built.function, built.arguments, donate=(0, 1), shelf=shelf, report=report)
     devices = built.arguments[-1].sharding.mesh.devices.reshape(-1)
@@ -74,7 +74,7 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
     }
 
 
-def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, least: int) -> Step:
+def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: int, fused: bool = True) -> Step:
     """The step of a model with only a few layers of each kind, in a loop a kind, whose body is the same for more.
 
     `layout.micro_batch` sequences a replica are one step. What a layer keeps for its backward pass: everything without
@@ -82,7 +82,8 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, least: i
     products of weights are kept in host memory.
 
     Args:
-      least: layers of the rarest kind, where it has more; of each next, two more than that.
+      layers: of the rarest kind, where it has more; of each next, two more than that.
+      fused: attention by the kernel of TPUs; else as XLA writes it.
 
     Raises:
       Refused: a layout that does not divide, naming each axis.
@@ -94,20 +95,19 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, least: i
     mesh = sharding.mesh_of(sharding.mesh_shape(layout), list(devices))
     computed = formats_of(layout.precision)
     formats = dataclasses.replace(computed, weight=jnp.dtype(jnp.float32))
-    counts = _compiled([int(kind.count) for kind in model.kinds], least)
+    counts = _compiled([int(kind.count) for kind in model.kinds], layers)
     names = [f"layers_{number}" if number else "layers" for number in range(len(model.kinds))]
     own = {name: sharding.rules_of(layout, kind) for name, kind in zip(names, model.kinds, strict=True)}
     rules = own["first"] = own["last"] = own["layers"]
     constrain = {name: sharding.constrain_on(mesh, own[name]) for name in own}
 
     def parts() -> dict[str, nnx.Module]:
-        layers = {
-            name: Layer(model, kind, formats, constrain[name], implementation=_core(kind, mesh, own[name]))
-            for name, kind in zip(names, model.kinds, strict=True)
-        }
         vocab = int(model.vocab)
-        last = Head(model, formats, constrain["last"], vocab=vocab, tied=False)
-        return {"first": Embedding(model, formats, constrain["first"], vocab=vocab), **layers, "last": last}
+        made: dict[str, nnx.Module] = {"first": Embedding(model, formats, constrain["first"], vocab=vocab)}
+        for name, kind in zip(names, model.kinds, strict=True):
+            core = _core(kind, mesh, own[name]) if fused else "xla"
+            made[name] = Layer(model, kind, formats, constrain[name], implementation=core)
+        return made | {"last": Head(model, formats, constrain["last"], vocab=vocab, tied=False)}
 
     split = {name: nnx.split(part) for name, part in nnx.eval_shape(parts).items()}
     graphs = {name: graph for name, (graph, _) in split.items()}
