@@ -107,6 +107,7 @@ FLAGS = {
         "mpirun or a TPU slice began"
     ),
     "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
+    "xla_flags": Flag("flags of the compiler, for another target than local: '--xla_a=true --xla_b=2'"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "trace": Flag(
         "a trace to read: a folder that jax.profiler.trace wrote, or a CSV of `nsys stats` (cuda_gpu_kern_sum)"
@@ -201,8 +202,8 @@ COMMANDS = {
         "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "peers", "chips", "out", "seconds",
-         "block_seconds"),  # fmt: skip
+        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "xla_flags", "peers", "chips", "out",
+         "seconds", "block_seconds"),  # fmt: skip
         example="coopt measure --out=measured.json",
         show="coopt.commands.say:measured",
     ),

@@ -133,7 +133,9 @@ def cores(target: str) -> float:
 
 def _jobs(options: Any, model: Model, layout: Layout, target: str, chip: Mapping[str, Any]) -> list[dict[str, Any]]:
     length = int(options.seq_len or min(float(model.context) or 2048.0, 2048.0))
-    more: dict[str, Any] = {} if target.startswith(("cpu", "gpu")) else {"texts": str(Path(TEXTS).expanduser())}
+    more: dict[str, Any] = {} if target.startswith("cpu") else {"texts": str(Path(TEXTS).expanduser())}
+    if options.xla_flags:
+        more["flags"] = options.xla_flags
     if options.part == "step":
         return [step_job(model, layout, seq_len=length, target=target, **more)]
     if chip:
@@ -165,7 +167,7 @@ def told_of(
         "outcome": outcome.status,
         "message": message,
         "kind": answer.get("kind", "none"),
-        **{key: answer.get(key) for key in ("device", "chips", "layers", "assumed", "digest", "versions", "flags")},
+        **{key: answer.get(key) for key in ("device", "chips", "layers", "assumed", "digest", "versions", "options")},
         "resident": answer.get("resident"),
         "seconds": outcome.seconds,
         "room": job.get("memory"),

@@ -48,7 +48,8 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
 
     With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening. With
     `--program`, that program alone. `--on` names another target, which is compiled for (`coopt.study.targets`).
-    `--out` writes what `coopt calibrate` reads. Raises Refused for a model or a layout that cannot be built.
+    `--out` writes what `coopt calibrate` reads, after every block; blocks in it that were timed by the same code and
+    versions on the same machine are not timed again. Raises Refused for a model or a layout that cannot be built.
     """
     if options.program:
         return _program(options, told)
@@ -59,6 +60,18 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     date, until = time.strftime("%Y-%m-%d"), _until(options.seconds)
     deadline = options.block_seconds or bench.DEADLINE
     timed: list[blocks.Timed] = []
+    before = _finished(options.out)
+
+    def document(left_out: int) -> dict[str, Any]:
+        return {
+            "command": "measure",
+            "host": host.told(here.measured),
+            "blocks": [block.document() | {"trial": bench.trial_of(block.job)} for block in timed],
+            "left_out": left_out,
+            "versions": bench.toolchain(),
+            "profile": dict(here.chip),
+        }
+
     with bench.opened(True) as executor:
         told("measuring this host", 0, 1)
         here = machines.measure_host(None, executor, date=date, deadline_s=deadline)
@@ -68,22 +81,26 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
             if timed and time.monotonic() > until:
                 break
             told("compiling and timing blocks", number, len(jobs))
+            if (kept := before.get(bench.trial_of(job))) is not None:
+                timed.append(kept)
+                continue
             record = bench.do(None, executor, job, deadline_s=deadline)
             timed.append(
                 blocks.Timed(job, record["status"], record["result"] or {}, record["seconds"], record["message"])
             )
+            _written(finite(document(len(jobs) - len(timed))), options.out)
         told("compiling and timing blocks", len(timed), len(jobs))
-    document = finite(
-        {
-            "command": "measure",
-            "host": host.told(here.measured),
-            "blocks": [block.document() for block in timed],
-            "left_out": len(jobs) - len(timed),
-            "versions": bench.toolchain(),
-            "profile": dict(here.chip),
-        }
-    )
-    return _written(document, options.out)
+    return _written(finite(document(len(jobs) - len(timed))), options.out)
+
+
+def _finished(out: str | None) -> dict[str, blocks.Timed]:
+    """The usable blocks of an earlier, perhaps interrupted, measurement by their trial; none where there was none."""
+    try:
+        said = json.loads(Path(out).read_text(encoding="utf-8"))["blocks"] if out else []
+        found = {one["trial"]: blocks.of_document(one) for one in said if "trial" in one}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {trial: block for trial, block in found.items() if block.usable}
 
 
 def _program(options: Any, told: Progress) -> dict[str, Any]:
@@ -162,7 +179,7 @@ def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
     """
     if getattr(options, "from"):
-        return compiled.calibrate(options, hardware=_hardware)
+        return compiled.calibrate(options)
     sources = [_read(name, options.runs) for name in options.measured] or [_surveyed(options, told)]
     timed = [blocks.of_document(said) for _, source in sources for said in source["blocks"]]
     chip = _chip(options, sources)
