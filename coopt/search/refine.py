@@ -1,9 +1,9 @@
 """Refinement: good candidates, and a front, of a space too large to enumerate, by evolution and by gradients.
 
 Candidates are rows of digits priced flat, thousands at a time, through the recorded expression: nothing to compile, so
-the first are known at once. Evolution crosses and mutates; gradients pull fields that are numbers toward where the
-objective falls, through the jitted expression, and are snapped to choices; at the end every axis is walked from end to
-end at the best candidates until nothing improves. Nothing is proved here: `bound.py` does that.
+the first are known at once. Evolution crosses and mutates; gradients, the same record read backwards, pull fields that
+are numbers toward where the objective falls, to be snapped to choices; at the end every axis is walked from end to end
+at the best candidates until nothing improves. Nothing is proved here: `bound.py` does that.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from coopt.search.pareto import front, graded
 from coopt.search.price import Expression, price
+from coopt.search.slopes import backward
 from coopt.search.space import Space, index, size
-from coopt.search.straight import Straight, Task, run, straight, task_of
+from coopt.search.straight import Straight, Task, run, straight, task_of, trace
 from coopt.search.sweep import FRONT, Ranked, Result
 from coopt.spec.nouns import VERDICTS, Hardware, Law
 
@@ -40,6 +40,7 @@ def refine(
     objectives: Sequence[str] = FRONT,
     limits: Mapping[str, float] | None = None,
     keep: int = 32,
+    starts: Sequence[Sequence[int]] = (),
     seed: int = 0,
     generations: int = GENERATIONS,
     seconds: float = math.inf,
@@ -51,10 +52,12 @@ def refine(
 
     As `sweep`, for a space of any size: `evaluated` counts what was priced, `rejected` why some of that was not
     feasible. The same seed gives the same answer, unless `seconds` cut it short. Indices are Python integers.
+    `starts` are digits of candidates to begin with, beside those at random: the answer is no worse than their best.
     """
     began = time.perf_counter()
     task = task_of(space, hardware, law=law, objectives=objectives, limits=limits, expression=expression)
     herd = Herd(task, seed)
+    herd.meet(np.asarray(starts, dtype=np.int64).reshape(len(starts), len(space.axes)))
     for number in range(generations):
         herd.breed()
         if progress is not None:
@@ -194,13 +197,12 @@ def descend(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
     ends = np.array([(column.min(), column.max()) for column in columns.values()])
     fixed = {one: axes[one[0]].values[digits[:, one[0]], one[1]] for one in program.inputs if one not in columns}
     at = np.stack([columns[one][digits[:, one[0]]] for one in moving], axis=1)
-    with jax.enable_x64(True):
-        slope = jax.jit(jax.grad(lambda at, fixed: _height(task, program, moving, at, fixed)))
-        scale = ends[:, 1] - ends[:, 0]
-        for step in range(STEPS):
-            pull = np.nan_to_num(np.asarray(slope(at, fixed)), posinf=0.0, neginf=0.0) * scale
-            length = np.linalg.norm(pull, axis=1, keepdims=True)
-            at = np.clip(at - 0.2 * 0.9**step * scale * pull / np.maximum(length, 1e-30), ends[:, 0], ends[:, 1])
+    scale = ends[:, 1] - ends[:, 0]
+    for step in range(STEPS):
+        leaves = {**fixed, **{one: at[:, number] for number, one in enumerate(moving)}}
+        pull = np.nan_to_num(_slopes(task, program, moving, leaves), posinf=0.0, neginf=0.0) * scale
+        length = np.linalg.norm(pull, axis=1, keepdims=True)
+        at = np.clip(at - 0.2 * 0.9**step * scale * pull / np.maximum(length, 1e-30), ends[:, 0], ends[:, 1])
     found = []
     for side in (-1, 0, 1):
         snapped = digits.copy()
@@ -212,18 +214,19 @@ def descend(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _height(task: Task, program: Straight, moving: Sequence[tuple[int, int]], at, fixed):
-    """The sum over candidates of the objective's logarithm, and of what passes a limit."""
-    leaves = {**fixed, **{one: at[:, number] for number, one in enumerate(moving)}}
-    values = [leaves[one] for one in program.inputs] + list(program.constants)
-    for name, operands in program.nodes:
-        values.append(getattr(jnp, name)(*(values[place] for place in operands)))
-    objective, *_ = results = [values[place] for place in program.results[1:]]
-    total = jnp.log(jnp.maximum(objective, 1e-300))
+def _slopes(task: Task, program: Straight, moving: Sequence[tuple[int, int]], leaves: Mapping) -> np.ndarray:
+    """Of the objective's logarithm, and of what passes a limit, toward the fields that move, `(n, fields)`."""
+    values = trace(program, leaves)
+    objective, *_ = results = program.results[1:]
+    weights: dict[int, Any] = {objective: 1.0 / np.maximum(values[objective], 1e-300)}
     for position, most in task.limits:
-        over = jnp.where(jnp.isnan(results[position]), 0.0, results[position] / most - 1.0)
-        total = total + 100.0 * jnp.maximum(over, 0.0)
-    return jnp.sum(total)
+        over = np.nan_to_num(values[results[position]]) > most
+        weights[results[position]] = weights.get(results[position], 0.0) + np.where(over, 100.0 / most, 0.0)
+    steps = [(program.first + number, *node) for number, node in enumerate(program.nodes)]
+    fields, first = len(program.inputs), program.first
+    found = backward(steps, values.__getitem__, weights, varies=lambda one: not fields <= one < first)
+    rows = (found.get(program.inputs.index(one), 0.0) for one in moving)
+    return np.stack([np.broadcast_to(row, len(leaves[moving[0]])) for row in rows], axis=1)
 
 
 def _indices(space: Space, digits: np.ndarray) -> np.ndarray:

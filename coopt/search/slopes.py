@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ SLOPES: dict[str, Callable[..., tuple]] = {
     "power": lambda a, b, y: (b * a ** (b - 1.0), y * np.log(a)),
     "maximum": _larger,
     "minimum": lambda a, b, y: _larger(b, a, y),
-    "where": lambda c, a, b, y: (0.0, 1.0 if c else 0.0, 0.0 if c else 1.0),
+    "where": lambda c, a, b, y: (0.0, np.where(c, 1.0, 0.0)[()], np.where(c, 0.0, 1.0)[()]),
     "sqrt": lambda a, y: (0.5 / y,),
     "log": lambda a, y: (1.0 / a,),
     "exp": lambda a, y: (y,),
@@ -48,17 +48,40 @@ def gradient(tape: Tape, result: Term | float) -> tuple[float, list[float]]:
     def value(operand: Any) -> Any:
         return found[operand] if isinstance(operand, tuple) else operand
 
-    weights: dict[Any, float] = {result.place: 1.0}
     with np.errstate(all="ignore"):
         for i, (name, operands, _) in enumerate(tape.nodes):
             found["node", i] = getattr(np, name)(*(value(one) for one in operands))
-        for i in range(len(tape.nodes) - 1, -1, -1):
-            weight = weights.get(("node", i), 0.0)
-            name, operands, _ = tape.nodes[i]
-            # a weight of zero times an infinite slope is zero: what does not matter has no derivative
-            if weight == 0.0 or name not in SLOPES:
-                continue
-            for one, slope in zip(operands, SLOPES[name](*map(value, operands), found["node", i]), strict=True):
-                if isinstance(one, tuple) and slope != 0.0:
-                    weights[one] = weights.get(one, 0.0) + weight * slope
+    steps = [(("node", i), name, operands) for i, (name, operands, _) in enumerate(tape.nodes)]
+    weights = backward(steps, value, {result.place: 1.0}, varies=lambda one: isinstance(one, tuple))
     return float(found[result.place]), [float(weights.get(("input", i), 0.0)) for i in range(len(tape.inputs))]
+
+
+def backward(
+    steps: Sequence[tuple[Any, str, Sequence[Any]]],
+    value: Callable[[Any], Any],
+    weights: dict[Any, Any],
+    *,
+    varies: Callable[[Any], bool],
+) -> dict[Any, Any]:
+    """From derivatives toward some places those toward all that `varies`, by steps `(place, operation, operands)`.
+
+    Values may be arrays of one length: then these are as many derivatives.
+    """
+    with np.errstate(all="ignore"):
+        for place, name, operands in reversed(steps):
+            weight = weights.get(place, 0.0)
+            if name not in SLOPES or _nothing(weight):
+                continue
+            for one, slope in zip(operands, SLOPES[name](*map(value, operands), value(place)), strict=True):
+                if varies(one) and not _nothing(slope):
+                    part = weight * slope
+                    if not isinstance(part, float):
+                        # a weight of zero times an infinite slope is zero: what does not matter has no derivative
+                        part = np.where(weight == 0.0, 0.0, part)
+                    weights[one] = weights.get(one, 0.0) + part
+    return weights
+
+
+def _nothing(number: Any) -> bool:
+    """Whether a derivative is a plain zero; of arrays it is not asked."""
+    return isinstance(number, float) and number == 0.0

@@ -8,6 +8,7 @@ of axes, constants or earlier operations. It is the expression and no copy of it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ def task_of(
                 objectives=len(objectives), limits=bounds)  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Straight:
     """A straight-line program. Places count inputs first, then constants, then nodes, in this order.
 
@@ -163,6 +164,7 @@ def trace(program: Straight, leaves: Mapping[tuple[int, int], Any]) -> list[Any]
     return values
 
 
+@functools.lru_cache(maxsize=16)  # by identity: a program is run thousands of times
 def last_use(program: Straight) -> list[list[int]]:
     """For each node, the places that nothing after it reads: what they hold may be dropped."""
     first, kept = program.first, set(program.results)
