@@ -49,8 +49,9 @@ def check(options: Any) -> dict[str, Any]:
     """Every mistake in some files, or in every YAML file of some folders; what a certificate does not prove."""
     from coopt.roadmap.scenario_schema import Scenario
     from coopt.study.schema import Described, Study
+    from coopt.study.schema_joint import Joint
 
-    schemas = {"scenario": Scenario, "study": Study, "space": Described}
+    schemas = {"scenario": Scenario, "study": Study, "space": Described, "joint": Joint}
     proofs = [Path(one) for one in options.files if one.endswith((".json", ".json.gz"))]
     files, problems = _files(one for one in options.files if Path(one) not in proofs)
     problems += profiles.check(files, path=options.profile_path, schemas=schemas)

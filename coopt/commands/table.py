@@ -224,10 +224,17 @@ COMMANDS = {
     ),
     "codesign": Command(
         "which chip to order for a model and its futures, its worth, and what a vendor should change",
-        "coopt.study.codesign:main",
+        "coopt.commands.chips:codesign",
         flags=("model", "vendor", "chips", "volume", "area", "power", "cost", "supply", "date", "mix", "precision")
-        + ("seq_len", "global_batch", "seed"),
+        + ("seq_len", "global_batch", "objective", "seed", "out"),
         example="coopt codesign --model=llama3-70b --vendor=b200 --chips=1024 --volume=100000",
+    ),
+    "joint": Command(
+        "what choosing shape, layout and machine, or chip, at once is worth over choosing them in turn",
+        "coopt.commands.chips:joint",
+        (Word("study", "a file of kind: joint"),),
+        ("seed", "out"),
+        example="coopt joint scripts/joint/dollars.yaml",
     ),
     "runs": Command(
         "list the runs; with --changed_by, say whose conclusions a corrected profile overturns",

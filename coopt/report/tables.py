@@ -18,6 +18,7 @@ from coopt.report import (
     compared,
     disagreed,
     explained,
+    joined,
     listed,
     planned,
     scored,
@@ -35,6 +36,7 @@ _KINDS = (
     ("trace", ("trusted", "strays")),
     ("search", ("plans", "evaluated")),
     ("codesign", ("breakeven", "wishes")),
+    ("joint", ("ways", "loss")),
     ("plan", ("deployments", "training_runs")),
     ("compare", ("ratio", "by_rate")),
     ("validate", ("scored", "mape")),
@@ -49,6 +51,7 @@ _LISTS = {
     "compare": "by_row",
     "plan": "deployments",
     "codesign": "chips",
+    "joint": "ways",
     "validate": "points",
     "predict": "rows",
     "adversary": "disagreements",
@@ -88,6 +91,7 @@ def page(document: Mapping[str, Any]) -> Page:
         "validate": scored.page,
         "plan": planned.page,
         "codesign": codesigned.page,
+        "joint": joined.page,
     }
     name = kind(document)
     if name == "predict":
@@ -113,6 +117,7 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
         "validate": scored.grids,
         "plan": planned.grids,
         "codesign": codesigned.grids,
+        "joint": joined.grids,
         "predict": lambda d: (scored.predictions(d),),
         "adversary": disagreed.grids,
     }
@@ -123,10 +128,10 @@ def table(document: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """The document as text: the answer in sentences, tables, what was assumed. At most `width` columns."""
     paragraphs: list[str] = []
     name = kind(document)
-    if name in ("search", "explain", "diagnose", "trace", "compare", "validate", "plan", "codesign"):
+    if name in ("search", "explain", "diagnose", "trace", "compare", "validate", "plan", "codesign", "joint"):
         paragraphs += [_fill(page(document).lead, width)]
     paragraphs += [text(g, width=width) for g in grids(document)]
-    if name in ("search", "explain", "diagnose", "compare", "plan", "codesign"):
+    if name in ("search", "explain", "diagnose", "compare", "plan", "codesign", "joint"):
         paragraphs += _card(document, width)
     if name == "trace":
         paragraphs += [

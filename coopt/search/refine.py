@@ -41,6 +41,7 @@ def refine(
     objectives: Sequence[str] = FRONT,
     limits: Mapping[str, float] | None = None,
     keep: int = 32,
+    starts: Sequence[Sequence[int]] = (),
     seed: int = 0,
     generations: int = GENERATIONS,
     seconds: float = math.inf,
@@ -52,10 +53,12 @@ def refine(
 
     As `sweep`, for a space of any size: `evaluated` counts what was priced, `rejected` why some of that was not
     feasible. The same seed gives the same answer, unless `seconds` cut it short. Indices are Python integers.
+    `starts` are digits of candidates to begin with, beside those at random: the answer is no worse than their best.
     """
     began = time.perf_counter()
     task = task_of(space, hardware, law=law, objectives=objectives, limits=limits, expression=expression)
     herd = Herd(task, seed)
+    herd.meet(np.asarray(starts, dtype=np.int64).reshape(len(starts), len(space.axes)))
     for number in range(generations):
         herd.breed()
         if progress is not None:

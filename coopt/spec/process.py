@@ -49,6 +49,25 @@ def process(name: str = STANDARD, *, path: Folders = None) -> silicon.Process:
     )
 
 
+def intervals(name: str = STANDARD, *, path: Folders = None) -> dict[str, tuple[float, float, float]]:
+    """Value, low and high of every number of a process whose file gives an interval, by its place in the noun.
+
+    >>> intervals()["nodes.2.defects"]
+    (1500.0, 800.0, 2000.0)
+    """
+    fields, found = profile("process", name, path=path).fields, {}
+    sections = {kind: getattr(fields, kind) for kind in ("blocks", "package", "around", "money", "delivered")}
+    sections |= {f"{kind}.{i}": one for kind in _CODES.values() for i, one in enumerate(getattr(fields, kind))}
+    for place, section in sections.items():
+        for field in type(section).model_fields:
+            quantity = getattr(section, field)
+            if field not in ("name", "date") and (quantity.low is not None or quantity.high is not None):
+                unit = 1.0 / _CM2 if field == "defects" else 1.0
+                ends = (quantity.value if end is None else end for end in (quantity.low, quantity.high))
+                found[f"{place}.{field}"] = (unit * quantity.value, *(unit * end for end in ends))
+    return found
+
+
 def operating(name: str = STANDARD, *, path: Folders = None) -> Mapping[str, tuple[float, float, float]]:
     """`clocked`, `leaking` and `slope` of a chip without a design: value, low, high."""
     fields = profile("process", name, path=path).fields.operating
