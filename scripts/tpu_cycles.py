@@ -111,7 +111,7 @@ def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
     layout = replace(one.layout, sp=float(one.layout.tp > 1), **NEAREST.get(one.row["id"], {}))
     seq_len = int(one.workload.train.seq_len)
     job = step_job(one.model, layout, seq_len=seq_len, target=slice_of(one), texts=TEXT_FOLDER.value, flags=flags)
-    outcome = executor.run(bench.JOB, job, deadline_s=DEADLINE.value)
+    outcome = executor.run(workers.Job(bench.JOB, job, DEADLINE.value))
     if not outcome.ok:
         raise SystemExit(f"{one.row['id']}: {outcome.status} {outcome.message[:400]}")
     answer = outcome.result

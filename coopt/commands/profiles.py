@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, near
 from coopt.spec import profiles, read
 from coopt.spec.find import Folders, entries, find, names
-from coopt.spec.schema import near
 
 _HARDWARE = ("system", "chip", "family", "stack", "design", "process")  # in the order in which a name is looked for
 

@@ -73,6 +73,7 @@ FLAGS = {
     ),
     "top": Flag("how many plans to keep and print", "WHOLE"),
     "seed": Flag("seed of every random choice", "WHOLE", 0),
+    "adversary": Flag("search against the model: where floors and replays disagree with it most; writes no run", ""),
     # runs
     "name": Flag("the run's name: it lives in RUNS/NAME"),
     "runs": Flag("the folder that runs live in", "TEXT", "runs"),
@@ -100,6 +101,10 @@ FLAGS = {
         "where: local, cpu:8, tpu:v5p:8x8x16 (v4, v5e, v6e, 7x too) or gpu:PROFILE:1x8x8; not local is compiled alone",
         "TEXT",
         "local",
+    ),
+    "peers": Flag(
+        "processes that hold one block together: how many to begin here, or auto (with --chips) on each that srun, "
+        "mpirun or a TPU slice began"
     ),
     "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
     "xla_flags": Flag("flags of the compiler, for another target than local: '--xla_a=true --xla_b=2'"),
@@ -167,7 +172,7 @@ COMMANDS = {
         "coopt.commands.run_report:search",
         (Word("study", "a study's file; without one, the embedded default study", "?"),),
         ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
-        + (*PLACE, "resume", "seed", "block_seconds", *WHERE),
+        + (*PLACE, "resume", "seed", "adversary", "block_seconds", *WHERE),
         example="coopt search --model=llama3-70b --hardware=dgx-h100 --chips=1024 --measure=0",
     ),
     "predict": Command(
@@ -197,8 +202,8 @@ COMMANDS = {
         "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "xla_flags", "out", "seconds")
-        + ("block_seconds",),
+        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "xla_flags", "peers", "chips",
+         "out", "seconds", "block_seconds"),  # fmt: skip
         example="coopt measure --out=measured.json",
         show="coopt.commands.say:measured",
     ),

@@ -172,6 +172,8 @@ def build(design: Design, process: Process) -> Hardware:
         failure_rate=1.0 / around_it.interval,
         restart=around_it.restart,
         checkpoint=around_it.checkpoint,
+        repair=around_it.repair,
+        blast=design.domain,
         sigma=reached.sigma,
     )
     family = {name: getattr(reached, name) for name in FAMILY}

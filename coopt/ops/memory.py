@@ -5,7 +5,7 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
 from coopt.ops.optimizer import state
-from coopt.ops.shapes import attended, index_weights, linear_columns, query_key_dim, value_dim
+from coopt.ops.shapes import CHOSEN, LATENT, RECURRENT, attended, linear_columns, product_dims, query_key_dim, value_dim
 from coopt.ops.weights import Stages, Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Memory, Model
 from coopt.xp import maximum, minimum, where
@@ -24,15 +24,16 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     qk, v = query_key_dim(kind), value_dim(kind)
     between = tokens / cut.split * d * (4.0 * byte + 2.0 * kind.dropout)
     heads = byte * tokens / tp * (kind.heads * (qk + v) + maximum(kind.kv_heads, tp) * (qk + v))
-    if kind.mixer == "linear":
+    if kind.mixer in RECURRENT:
         heads = byte * tokens / tp * (linear_columns(kind) + 2.0 * kind.heads * v)
-    if kind.mixer == "sparse":  # the indexer: what it projected to, and which keys it chose
-        between = between + tokens * (byte * index_weights(kind) + 4.0 * attended(kind, cut.reach))
-    if kind.mixer == "mla":
-        heads = byte * tokens / tp * kind.heads * (2.0 * qk + 2.0 * v)
+    if kind.mixer in CHOSEN:  # the indexer: what it projected to, and which keys it chose
+        columns = kind.index_heads * (kind.index_dim + 1.0) + kind.index_dim
+        between = between + tokens * (byte * columns + 4.0 * attended(kind, cut.reach))
+    if kind.mixer in LATENT:
+        rows = product_dims(kind) if kind.mixer in CHOSEN else (qk, v)  # absorbed queries, mixed rows
+        heads = byte * tokens / tp * kind.heads * (qk + v + sum(rows))
         between = between + 2.0 * byte * tokens / cut.split * (kind.q_rank + kind.kv_rank + kind.rope_dim)
-    plain = 0.0 if kind.mixer == "linear" else 1.0 - layout.fused_attention
-    scores = plain * tokens * cut.seq_len * kind.heads / tp
+    scores = _plain(kind, layout) * tokens * cut.seq_len * kind.heads / tp
     attention = heads + scores * (byte + kind.dropout * (1.0 + byte))
     if kind.feedforward == "dense":
         return between + attention + byte * tokens / tp * (2.0 + kind.gated) * kind.d_ff
@@ -42,10 +43,14 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     return between + attention + experts + shared + 4.0 * routed / kind.top_k * kind.experts
 
 
+def _plain(kind: LayerKind, layout: Layout) -> Leaf:
+    """1 where the scores of a layer are written to memory."""
+    return 0.0 if kind.mixer in RECURRENT or kind.mixer in CHOSEN else 1.0 - layout.fused_attention
+
+
 def attention_part(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     """Bytes of `kept` that selective recompute does without: everything between the scores and their product."""
-    plain = 0.0 if kind.mixer == "linear" else 1.0 - layout.fused_attention
-    scores = plain * cut.tokens * cut.seq_len * kind.heads / layout.tp
+    scores = _plain(kind, layout) * cut.tokens * cut.seq_len * kind.heads / layout.tp
     return scores * (layout.precision.activation + kind.dropout * (1.0 + layout.precision.activation))
 
 

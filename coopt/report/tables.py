@@ -13,7 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coopt.report import codesigned, compared, explained, listed, planned, scored, searched, suspected, traced, words
+from coopt.report import (
+    codesigned,
+    compared,
+    disagreed,
+    explained,
+    listed,
+    planned,
+    scored,
+    searched,
+    suspected,
+    traced,
+    words,
+)
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
@@ -39,6 +51,7 @@ _LISTS = {
     "codesign": "chips",
     "validate": "points",
     "predict": "rows",
+    "adversary": "disagreements",
     "hardware": "hardware",
     "models": "models",
     "runs": "runs",
@@ -101,6 +114,7 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
         "plan": planned.grids,
         "codesign": codesigned.grids,
         "predict": lambda d: (scored.predictions(d),),
+        "adversary": disagreed.grids,
     }
     return made.get(kind(document), listed.grids)(document)
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, near
 from coopt.spec import silicon
 from coopt.spec.find import Folders
 from coopt.spec.profiles import Profile, profile
-from coopt.spec.schema import Mark, near
+from coopt.spec.schema import Mark
 from coopt.spec.schema_types import year
 from coopt.tree import replace
 

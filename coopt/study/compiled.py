@@ -78,7 +78,7 @@ def _swept(target: str, deadline: float) -> Mapping[str, Any]:
     job["elementwise"] = [list(one) for one in ELEMENTWISE]
     job["texts"] = str(Path(targets.TEXTS).expanduser())
     with workers.process(preload=bench.PRELOAD) as executor:
-        outcome = executor.run(bench.JOB, job, deadline_s=deadline)
+        outcome = executor.run(workers.Job(bench.JOB, job, deadline))
     if not outcome.ok or outcome.result is None:
         got = f"{outcome.status}: {outcome.message[:200]}"
         raise Refused(Problem(field="from", expected="cycles of products", got=got))

@@ -11,7 +11,6 @@ from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.spec import load
-from coopt.spec.nouns import PRECISIONS
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
 from coopt.study import (
@@ -21,13 +20,14 @@ from coopt.study import (
     calibration,
     compiled,
     host,
+    joined,
     machines,
     screening,
     spaces,
     survey,
     targets,
 )
-from coopt.study.designs import split
+from coopt.study.designs import of_options
 from coopt.study.emit import as_yaml
 
 MEASUREMENTS = "measurements.json"
@@ -53,6 +53,8 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     """
     if options.program:
         return _program(options, told)
+    if options.peers:
+        return _written(joined.measure(options, told=told), options.out)
     if options.on != "local":
         return targets.measure(options, told=told)
     date, until = time.strftime("%Y-%m-%d"), _until(options.seconds)
@@ -139,12 +141,7 @@ def _until(seconds: float | None) -> float:
 
 def _of_model(options: Any) -> list[dict[str, Any]]:
     """One job for each kind of layer of a model, in float32 unless a layout says otherwise."""
-    inside = split(options.overrides)
-    model = load.model(options.model, path=options.profile_path, **inside.get("model", {}))
-    text = ",".join(filter(None, (options.layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items()))))
-    layout, _ = load.layout(text, chips=1, model=model, stack="jax", path=options.profile_path)
-    if "precision" not in text:
-        layout = blocks.replace(layout, precision=PRECISIONS["fp32"])
+    model, layout, _ = of_options(options, chips=1.0, stack="jax", precision="fp32")
     seq_len = options.seq_len or min(float(model.context) or SEQ_LEN, SEQ_LEN)
     return [blocks.job(model, layout, seq_len=seq_len, layer=layer) for layer in range(len(model.kinds))]
 

@@ -217,7 +217,7 @@ def test_memory_that_is_not_enough_is_an_outcome(tmp_path):
     from coopt.study import bench
 
     with workers.process(preload=bench.PRELOAD) as executor:
-        outcome = executor.run(bench.JOB, {**job, "memory": 1000.0}, deadline_s=120.0)
+        outcome = executor.run(workers.Job(bench.JOB, {**job, "memory": 1000.0}, 120.0))
     assert outcome.status == "infeasible-memory" and outcome.wanted > outcome.available == 1000.0
     assert math.isfinite(outcome.wanted) and sys.version_info >= (3, 11)
 

@@ -24,7 +24,7 @@ LENGTH = 1024
 
 def answered(job: dict) -> dict:
     with workers.process(preload=bench.PRELOAD) as executor:
-        outcome = executor.run(bench.JOB, job, deadline_s=900.0)
+        outcome = executor.run(workers.Job(bench.JOB, job, 900.0))
     assert outcome.ok, (outcome.status, outcome.message, outcome.stderr)
     assert outcome.result is not None
     return outcome.result
@@ -98,5 +98,5 @@ def test_memory_beyond_the_chip_is_an_outcome_with_bytes(texts):
     job = block_job(large, wide, seq_len=2048, part="layer", layer=0, target="tpu:v5e:1x1", budget_s=0.0, texts=texts,
                     memory=16 * 2.0**30)  # fmt: skip
     with workers.process(preload=bench.PRELOAD) as executor:
-        outcome = executor.run(bench.JOB, job, deadline_s=900.0)
+        outcome = executor.run(workers.Job(bench.JOB, job, 900.0))
     assert outcome.status == "infeasible-memory" and outcome.wanted > 15 * 2.0**30
