@@ -44,8 +44,8 @@ STEPS = (
     ("llama3-70b", "tpu-v7x", 64, "tpu:7x:4x4x4", 1, 8192),
 )
 KNOWN = {  # said beside a prediction of what somebody did measure
-    "tpu-v6e": "MaxText's page of tuned models (docs/reference/models/tiering.md) gives about 900 tokens/s a chip for this "
-    "model, slice and length with another program; it was seen before this line was written, and no rule uses it",
+    "tpu-v6e": "MaxText's page of tuned models (docs/reference/models/tiering.md) gives about 900 tokens/s a chip for "
+    "this model, slice and length with a program of its own; it was seen before this was written, and no rule uses it",
 }
 CYCLES = flags.DEFINE_bool("cycles", False, "steps by the compiler's cycles, for TPUs that are not there")
 SCORES = LEDGER.parents[1] / "measurements" / "tpu_cycles.csv"
