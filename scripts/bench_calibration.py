@@ -49,9 +49,7 @@ def measured() -> dict:
         timed = []
         for job in survey.pool(hardware, count=BLOCKS.value, seed=SEED.value):
             record = bench.do(None, executor, job, deadline_s=bench.DEADLINE)
-            timed.append(
-                blocks.Timed(job, record["status"], record["result"] or {}, record["seconds"], record["message"])
-            )
+            timed.append(blocks.of_record(job, record))
             print(f"\r{len(timed)} of {BLOCKS.value} blocks, load {os.getloadavg()[0]:.1f}", end="", flush=True)
     print()
     return finite({"blocks": [block.document() for block in timed], "profile": dict(here.chip)})

@@ -39,7 +39,7 @@ FIELDS = {  # beside `kind`
     "host": "budget_s cache",
     "step": "model layout seq_len layers target texts cache",
     "products": "target sizes texts cache",
-    "sweep": "points budget_s precision seed cache",
+    "sweep": "points budget_s precision seed target cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
 }
 

@@ -72,22 +72,28 @@ def chip(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
     return data
 
 
-def joined(chip_file: Mapping[str, Any], *, chips: int, link: float, latency: float, date: str) -> dict[str, Any]:
+def joined(
+    chip_file: Mapping[str, Any], *, chips: int, link: float, latency: float, date: str, swept: str = ""
+) -> dict[str, Any]:
     """The file of kind system for `chips` such hosts on one switch: described, not attached.
 
     Args:
       link: B/s one way a host.
       latency: s a step of a collective.
+      swept: what collectives were timed on, where both come from those and the devices are attached.
     """
-    said = {"source": "study", "kind": "assumed"}
+    said = {"source": "study", "kind": "measured" if swept else "assumed"}
+    title = (
+        f"{chips} devices of this host" if swept else f"{chips} of this host on one switch, described and not attached"
+    )
     return {
         "kind": "system",
         "name": f"{chip_file['name']}-mesh-{chips}",
-        "title": f"{chips} of this host on one switch, described and not attached",
+        "title": title,
         "chip": chip_file["name"],
         "chips_per_node": 1,
         "max_chips": chips,
-        "sources": {"study": {"title": "the study's own description of a mesh", "date": date}},
+        "sources": {"study": {"title": swept or "the study's own description of a mesh", "date": date}},
         "tiers": [
             {
                 "name": "link",
