@@ -113,8 +113,8 @@ def run(
     report: Callable[[str], None] = lambda phase: None,
 ) -> list[dict]:
     """A row for each operation, in order, until the budget is spent: sizes, FLOPs, bytes, seconds, interval, flags."""
-    ends = time.monotonic() + budget_s
     floor = clock.dispatch_floor()
+    ends = time.monotonic() + budget_s
     rows: list[dict] = []
     for number, operation in enumerate(operations):
         left = ends - time.monotonic()

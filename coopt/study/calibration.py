@@ -64,7 +64,7 @@ def calibrate(hardware: Hardware, timed: Sequence[Timed], swept: Sequence[Mappin
     again = repeat(usable, clock)
     weight = 1.0 / np.array([_noise(block, clock, again) for block in usable])
     groups = counted([block[0].job for block in usable])
-    alone = operations.usable(swept)
+    alone = operations.usable(swept, clock)
     fused = bool(usable[0][0].job["layout"]["fused_attention"])
     every = [*groups, *operations.counted(alone, fused=fused, first=len(usable))]
     told = np.concatenate([seen, operations.seen(alone, clock, cores=cores)])

@@ -25,12 +25,16 @@ NOISE = 0.15  # log units: an operation alone finds caches and neighbours that o
 Swept = Mapping[str, Any]  # a row of a `sweep` job
 
 
-def usable(swept: Sequence[Swept]) -> list[Swept]:
-    """The rows whose time can be believed, collectives aside: `links` are fitted to those."""
+def usable(swept: Sequence[Swept], clock: str = "wall") -> list[Swept]:
+    """The rows whose time can be believed, collectives aside: `links` are fitted to those.
+
+    By processor seconds, products and attention alone: they keep all processors busy, and a copy may use one.
+    """
+    kinds = ("matmul", "attention") if clock == "processor" else ("matmul", "attention", "elementwise", "memory")
     doubtful = {"not-repeated", "dispatch-bound", "work-removed", "beyond-peak"}
     return [
         row for row in swept
-        if row["kind"] != "collective" and math.isfinite(row["time"] or math.nan) and row["time"] > 0.0
+        if row["kind"] in kinds and math.isfinite(row["time"] or math.nan) and row["time"] > 0.0
         and not doubtful & set(row.get("flags", ()))
     ]  # fmt: skip
 
