@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from coopt.measure import alone, clock, compile, cycles, flops, host, program, step, sweep, topology, train
+from coopt.measure import alone, clock, compile, cycles, energy, flops, host, program, step, sweep, topology, train
 from coopt.measure import candidate as candidates
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
@@ -34,7 +34,7 @@ Report = Callable[[str], None]
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed texts "
-    "cache",
+    "energy cache",
     "program": "program budget_s attempts peak_flops memory seed cache",
     "host": "budget_s cache",
     "step": "model layout seq_len layers target texts cache",
@@ -171,6 +171,8 @@ def _timed(answer: dict, job: dict, built: candidates.Candidate, compiled: dict,
         timing, seen = clock.timed(timer, budget_s=budget * share, floor=floor, attempts=attempts)
         extra = clock.doubtful(compiled[name].flops, timing.time, peak=peak)
         timings[name] = dataclasses.replace(timing, flags=(*timing.flags, *extra))
+        if job.get("energy"):
+            answer["phases"][name]["energy"] = energy.spent(timer, timing.time, energy.board())
         answer["phases"][name] |= dataclasses.asdict(timings[name]) | {"scopes": seen.scopes()}
     one, both = timings["forward"], timings["forward_backward"]
     # Two independent intervals: their widths add as squares.

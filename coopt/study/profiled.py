@@ -15,7 +15,7 @@ from coopt.spec import load
 from coopt.spec.nouns import Hardware
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
-from coopt.study import afresh, bench, blocks, calibration, compiled, host, machines, operations, survey
+from coopt.study import afresh, bench, blocks, calibration, compiled, energy, host, machines, operations, survey
 from coopt.study.emit import as_yaml
 
 MEASUREMENTS = "measurements.json"
@@ -57,6 +57,8 @@ def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
             )
         )
     data = calibration.profile(chip, found, date=date, blocks=f"{found.blocks} blocks {_origin(options)}")
+    spent = energy.fitted(timed)
+    data = energy.profile(data, spent) if spent else data
     out = Path(options.out) if options.out else sources[0][0].parent / f"{data['name']}-calibrated.yaml"
     write_whole(out, as_yaml(data).encode())
     said, wires = calibration.document(found) or {}, operations.links(swept)
@@ -71,6 +73,7 @@ def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
         "name": data["name"],
         **said,
         "links": wires,
+        "energy": spent,
         "assumed": list(hardware.assumed),
     }
 
@@ -98,7 +101,8 @@ def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
             nonlocal done
             told("timing the most telling blocks", done, survey.MOST)
             done += 1
-            return blocks.of_record(job, bench.do(None, executor, job, deadline_s=deadline))
+            asked = job if hardware.family == "cpu" else {**job, "energy": 1}  # of boards with a counter
+            return blocks.of_record(job, bench.do(None, executor, asked, deadline_s=deadline))
 
         jobs = survey.pool(hardware)
         timed = survey.survey(hardware, clock, jobs, seconds=options.seconds or SURVEY)
