@@ -16,6 +16,7 @@ SOURCE = "measured"
 FAMILY = "cpu"  # of a host without an accelerator, for what no clock says
 # A matmul kernel for a CPU works on small tiles of registers; shared out in slices no larger than these.
 CPU_TILE = 16
+UNKNOWN = "a machine cannot measure this about itself, and it is not guessed"
 DEPTHS = (4.0, 256.0)  # reduction lengths between which the measured products may put the half-way point
 
 
@@ -67,8 +68,7 @@ def chip(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
             "attention": _seen(0.5, kind="assumed"),
             "attention_depth": _seen(CPU_TILE, kind="assumed"),
         }
-    reason = "a machine cannot measure this about itself, and it is not guessed"
-    data["missing"] = {name: reason for name in ("power.tdp", "power.idle", "price.hour", "price.chip")}
+    data["missing"] = dict.fromkeys(("power.tdp", "power.idle", "price.hour", "price.chip"), UNKNOWN)
     return data
 
 
@@ -104,7 +104,7 @@ def joined(
                 "efficiency": {"value": 1, **said},
             }
         ],
-        "missing": {"power.it_per_chip": "nobody has built it", "price.per_chip": "nobody has built it"},
+        "missing": dict.fromkeys(("power.it_per_chip", "price.per_chip"), UNKNOWN if swept else "nobody has built it"),
     }
 
 
