@@ -7,6 +7,9 @@ sentence for each and exits 1. A traceback is always our own mistake.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,3 +43,26 @@ class Refused(Exception):
     def __init__(self, *problems: Problem):
         super().__init__("\n".join(str(p) for p in problems))
         self.problems = problems
+
+
+def near(word: str, known: Iterable[str], *, otherwise: int = 12) -> str:
+    """A hint: the closest known spellings, or the first few there are."""
+    names = list(known)
+    by_fold = {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(str(word).casefold(), by_fold, n=3, cutoff=0.6 if len(str(word)) > 3 else 0.5)
+    if close:
+        return "did you mean " + " or ".join(f"`{by_fold[c]}`" for c in close) + "?"
+    more = ", ..." if len(names) > otherwise else ""
+    return f"known: {', '.join(names[:otherwise])}{more}" if names else ""
+
+
+def shown(given: Any) -> str:
+    """A given value in a few words."""
+    if isinstance(given, (dict, list, tuple)):
+        return f"a {'mapping' if isinstance(given, dict) else 'list'} of {len(given)}"
+    return "nothing" if given is None else ascii_safe(str(given))[:60] or "an empty text"
+
+
+def ascii_safe(text: str) -> str:
+    """The text with control characters spelled out, so that a terminal is never steered by a file."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -65,8 +65,11 @@ MISSING = """\
   and 1; the best layout was found in 88, 87, 78, 65 and 59% of the groups), so the ranking is no independent evidence.
 - **Waiting for the device in mixtures**: its share (0.4) was chosen on rows of Qwen3 30B on B200 and GB200, and what is
   said of those is no independent evidence either. The imbalance of experts (1.2) is assumed.
-- **TPU v5e and v5p** share a family: the first is 8% too slow here, the second 4% too fast; growth of the step with
-  slices (12 to 20% from 1 to 32) is priced at 1%.
+- **TPU v5e and v5p** share a family: the first is 8% too slow here, the second 4% too fast. A step between slices is
+  taken to last 350 us, derived from how the steps of three models on v5e grow from 1 to 32 slices (11, 11 and 19%), so
+  that they are no independent evidence; the fourth (21%) hides some of it. On v5p two slices cost 3 to 15%, and no one
+  constant gives both: least where 64 and 128 chips are a slice (3 to 5%, priced at 7 to 24%), most where a slice has
+  1,024 and more (7%, priced at 1 to 2%), as if the network between slices had less for each chip the more there are.
 - **MaxText on H100** (eight bits 20% too slow): full recompute is assumed where nothing is published.
 - **Stacks of 2024 and later** need 3 to 4 times the pointwise bytes of perfectly fused kernels to be met. That constant
   stands for more than pointwise work: sustained clocks and collectives that take cores from matmuls are not modelled

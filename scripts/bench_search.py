@@ -27,12 +27,11 @@ from absl import app, flags  # noqa: E402
 from coopt.search import chunks, exact  # noqa: E402
 from coopt.search.layouts import layout_space  # noqa: E402
 from coopt.search.price import price  # noqa: E402
-from coopt.search.programs import record  # noqa: E402
+from coopt.search.recorded import record, task_of  # noqa: E402
 from coopt.search.space import Space, axis, product, settings, size  # noqa: E402
 from coopt.search.sweep import CHUNK, Result, sweep  # noqa: E402
 from coopt.spec import load  # noqa: E402
 from coopt.spec.nouns import Hardware, LayerKind, Model, Tier, training  # noqa: E402
-from coopt.tree import replace  # noqa: E402
 
 CHIPS = flags.DEFINE_integer("chips", 4096, "A100s")
 BATCH = flags.DEFINE_integer("batch", 1536, "sequences a step")
@@ -121,9 +120,9 @@ def multiply_adds() -> float:
 
 def work(space: Space, hardware: Hardware) -> float:
     """Compiled element operations a candidate."""
-    space = Space(axes=space.axes, base=replace(space.base, hardware=hardware))
-    graph = record(space, price, OBJECTIVES, limits={})
-    plan = chunks.plan(exact.Task(space=space, graph=graph, lead=len(space.axes), block=1), target=CHUNK)
+    task = task_of(space, hardware, objectives=OBJECTIVES, expression=price)
+    recorded = record(task, coded=True)
+    plan = chunks.plan(exact.Task(space=task.space, recorded=recorded, lead=len(space.axes), block=1), target=CHUNK)
     return plan.staged.work / plan.inner
 
 

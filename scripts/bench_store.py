@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from coopt.store import create, identity, open_run, resume
-from coopt.study.scheduler import Crew, Job, carry_out
-from coopt.workers import Outcome
+from coopt.study.scheduler import Crew, carry_out
+from coopt.workers import Job, Outcome
 
 
 class Nothing:

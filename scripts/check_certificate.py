@@ -4,16 +4,16 @@
 
 Prints what is proved, or what is wrong, and then ends with 1. A certificate states a space (the product of its axes'
 choices), a straight-line program from a choice on each axis to a verdict (0: runs), an objective and the limits, the
-best candidate, and a tree of boxes from its root, each before its halves: `[axis, cut]` is split into the choices below
-`cut` and the others; in `["least", bound]` no candidate has an objective below the bound; in `["none", reason]` none
-runs, or keeps to the limits; `["priced"]` says nothing: each of its candidates is looked at here.
+best candidate, and a tree of boxes, each before its halves: `[axis, cut]` is split into the choices below `cut` and the
+others; in `["least", bound]` no candidate has an objective below the bound; in `["none", reason]` none runs, or keeps
+to the limits; `["priced"]` says nothing: each of its candidates is looked at here.
 
-Every closed box is bounded here by interval arithmetic that rounds outwards, in two forms of which the better counts:
-plainly, and with every value a product of powers of fields (the certificate's `powers`, any of which would be as true)
-times a remainder, so that what cancels does. Trusted: IEEE arithmetic above 1e-300, NumPy's log, exp, power to 1e-13.
-That the program is coopt's expression is not shown here: `coopt check` records it anew.
+Closed boxes are bounded by interval arithmetic that rounds outwards, the objective as a product of powers of fields
+(`powers`: any would be as true) times a remainder, so that what cancels does; an operation is done once for all boxes
+that agree on its axes. Trusted: IEEE arithmetic above 1e-300, NumPy's log, exp, power to 1e-13; see `coopt check`.
 """
 
+import collections
 import gzip
 import hashlib
 import itertools
@@ -24,10 +24,12 @@ import time
 
 import numpy as np
 
-BATCH, MOST, LEAF = 4096, 512 * 2**20, 4096  # boxes at a time; bytes of a file, unpacked; candidates of a priced box
+BATCH, MOST, LEAF = 16384, 512 * 2**20, 4096  # boxes at a time; bytes of a file, unpacked; candidates of a priced box
 CLOSE, STEP, LIBM = 1e-8, 2.0**-52, 1e-13  # a gap that counts as none; one rounding; a library's functions, relative
-COMPARED = ("greater", "greater_equal", "less", "less_equal", "equal", "not_equal")
-MEET = ("subtract", "minimum", "maximum", "where", "ceil", "floor")  # where the first form may know more
+SIDE = np.array([[-1.0], [1.0]])  # a value is an array (2, boxes): the least and the most it can be in each
+POSITIVE, WEIGHTS = 1.0 + STEP * SIDE, np.random.default_rng(0).integers(2**62, size=64)
+ALL, NONE, COMMON = frozenset((-1,)), frozenset(), 12  # axes; operations that are worth knowing which boxes agree
+MEET = ("subtract", "minimum", "maximum", "where")  # where the program as it stands may know more
 
 
 def need(condition, sentence):
@@ -35,212 +37,209 @@ def need(condition, sentence):
         raise ValueError(sentence)
 
 
-def out(low, high, by=STEP):  # ends moved outwards past any rounding
-    return low - abs(low) * by, high + abs(high) * by
+def out(x, by=STEP):  # ends moved outwards past any rounding
+    return np.where(np.isfinite(x), x + abs(x) * (by * SIDE), x)
 
 
-def positive(low, high):  # the same, for ends that are not negative
-    return low * (1.0 - STEP), high * (1.0 + STEP)
+def pair(least, most):
+    return np.stack(np.broadcast_arrays(least, most))
 
 
-def sure(pair):  # NaN at one end alone says nothing about that end; at both: no value is known
-    odd = np.isnan(pair[0]) != np.isnan(pair[1])
-    return np.where(odd, -np.inf, pair[0]), np.where(odd, np.inf, pair[1])
+def sure(x):  # NaN at one end alone says nothing about that end; at both: no value is known
+    return np.where(np.isnan(x) & ~np.isnan(x[::-1]), SIDE * np.inf, x)
 
 
 def extremes(x, y, *ends):  # 0 * inf and inf / inf stand for 0, as others near them do
-    a, b, c, d = (np.where(np.isnan(end) & ~np.isnan(x[0]) & ~np.isnan(y[0]), 0.0, end) for end in ends)
-    return out(np.minimum(np.minimum(a, b), np.minimum(c, d)), np.maximum(np.maximum(a, b), np.maximum(c, d)))
+    a, b = (np.where(np.isnan(end) & ~np.isnan(x[0]) & ~np.isnan(y[0]), 0.0, end) for end in ends)
+    return out(pair(np.minimum(a, b).min(axis=0), np.maximum(a, b).max(axis=0)))
 
 
-def multiply(x, y):
-    if np.all(x[0] >= 0) and np.all(y[0] >= 0) and np.all(np.isfinite(x[1])) and np.all(np.isfinite(y[1])):
-        return positive(x[0] * y[0], x[1] * y[1])
-    return extremes(x, y, x[0] * y[0], x[0] * y[1], x[1] * y[0], x[1] * y[1])
-
-
-def divide(x, y):
-    low, high = extremes(x, y, x[0] / y[0], x[0] / y[1], x[1] / y[0], x[1] / y[1])
-    through = (y[0] <= 0) & (y[1] >= 0)
-    return np.where(through, -np.inf, low), np.where(through, np.inf, high)
-
-
-def where(c, x, y):
-    either = np.logical_and(c[1], np.logical_not(c[0]))
-    least, most = (np.logical_and, np.logical_or) if x[0].dtype == y[0].dtype == bool else (np.fmin, np.fmax)
-    return np.where(c[0], x[0], np.where(either, least(x[0], y[0]), y[0])), np.where(
-        c[0], x[1], np.where(either, most(x[1], y[1]), y[1])
-    )
-
-
-RULES = {
-    "add": lambda x, y: out(x[0] + y[0], x[1] + y[1]), "subtract": lambda x, y: out(x[0] - y[1], x[1] - y[0]),
-    "multiply": multiply, "divide": divide, "negative": lambda x: (-x[1], -x[0]), 
-    "power": lambda x, y: multiply(RULES["absolute"](x), RULES["absolute"](x)),  # the second one: see `rule`
-    "absolute": lambda x: (np.maximum(np.maximum(x[0], -x[1]), 0.0), np.maximum(-x[0], x[1])), "where": where,
-    "minimum": lambda x, y: (np.minimum(x[0], y[0]), np.minimum(x[1], y[1])),
-    "maximum": lambda x, y: (np.maximum(x[0], y[0]), np.maximum(x[1], y[1])),
-    "sqrt": lambda x: positive(np.sqrt(np.maximum(x[0], 0.0)), np.sqrt(np.maximum(x[1], 0.0))),
-    "floor": lambda x: (np.floor(x[0]), np.floor(x[1])), "ceil": lambda x: (np.ceil(x[0]), np.ceil(x[1])),
-    "exp": lambda x: out(np.exp(x[0]), np.exp(x[1]), LIBM),
-    "log": lambda x: out(np.log(np.maximum(x[0], 0.0)), np.log(np.maximum(x[1], 0.0)), LIBM),
-    "greater": lambda x, y: (x[0] > y[1], x[1] > y[0]), "greater_equal": lambda x, y: (x[0] >= y[1], x[1] >= y[0]),
-    "less": lambda x, y: (x[1] < y[0], x[0] < y[1]), "less_equal": lambda x, y: (x[1] <= y[0], x[0] <= y[1]),
-    "equal": lambda x, y: ((x[0] == y[1]) & (x[1] == y[0]), (x[0] <= y[1]) & (y[0] <= x[1])),
-    "not_equal": lambda x, y: ((x[1] < y[0]) | (y[1] < x[0]), (x[0] != y[1]) | (x[1] != y[0])),
-    "logical_and": lambda x, y: (x[0] & y[0], x[1] & y[1]), "logical_or": lambda x, y: (x[0] | y[0], x[1] | y[1]),
+RULES = {  # how many operands; what is done; and for finite ones that are nowhere negative (a divisor: above 0)
+    "add": (2, lambda x, y: out(x + y), lambda x, y: (x + y) * POSITIVE),
+    "subtract": (2, lambda x, y: out(x - y[::-1])),
+    "multiply": (2, lambda x, y: extremes(x, y, x * y, x * y[::-1]), lambda x, y: (x * y) * POSITIVE),
+    "divide": (2, lambda x, y: np.where((y[0] <= 0) & (y[1] >= 0), SIDE * np.inf, extremes(x, y, x / y, x / y[::-1])),
+               lambda x, y: (x / y[::-1]) * POSITIVE),
+    "power": (2, lambda x, y: RULES["multiply"][1](*[RULES["absolute"][1](x)] * 2)),  # the second one: see `rule`
+    "sqrt": (1, lambda x: out(np.sqrt(np.maximum(x, 0.0))), lambda x: np.sqrt(x) * POSITIVE),
+    "absolute": (1, lambda x: pair(np.maximum(np.maximum(x[0], -x[1]), 0.0), np.maximum(-x[0], x[1]))),
+    "negative": (1, lambda x: -x[::-1]), "minimum": (2, np.minimum), "maximum": (2, np.maximum),
+    "floor": (1, np.floor), "ceil": (1, np.ceil), "exp": (1, lambda x: out(np.exp(x), LIBM)),
+    "log": (1, lambda x: out(np.log(np.maximum(x, 0.0)), LIBM)),
+    "where": (3, lambda c, x, y: np.where(c[0], x, np.where(
+        c[1], pair(np.fmin(x[0], y[0]), np.fmax(x[1], y[1])), y))),
+    "greater": (2, lambda x, y: x > y[::-1]), "greater_equal": (2, lambda x, y: x >= y[::-1]),
+    "less": (2, lambda x, y: (x < y[::-1])[::-1]), "less_equal": (2, lambda x, y: (x <= y[::-1])[::-1]),
+    "equal": (2, lambda x, y: pair((x == y[::-1]).all(axis=0), (x <= y[::-1])[0] & (y <= x[::-1])[0])),
+    "not_equal": (2, lambda x, y: ~RULES["equal"][1](x, y)[::-1]), "logical_and": (2, np.logical_and),
+    "logical_or": (2, np.logical_or), "logical_not": (1, lambda x: ~x[::-1]),
+    "both": (2, lambda x, y: pair(np.fmax(x[0], y[0]), np.fmin(x[1], y[1]))),  # one value, known in two ways
 }  # fmt: skip
-QUICK = {  # of operands that are finite and nowhere negative (a divisor: above 0) in the whole space
-    "add": lambda x, y: positive(x[0] + y[0], x[1] + y[1]), "multiply": lambda x, y: positive(x[0] * y[0], x[1] * y[1]),
-    "divide": lambda x, y: positive(x[0] / y[1], x[1] / y[0]),
-}  # fmt: skip
+COMPARED = ("greater", "greater_equal", "less", "less_equal", "equal", "not_equal")
 
 
 def rule(name, given, loose):
     """The rule for a node, and whether it may be NaN; operands lie within `given`, `loose` says if one may be NaN."""
-    finite = all(np.isfinite(end).all() for pair in given for end in pair)
-    need(name != "power" or (given[1][0] == 2.0 == given[1][1]), "a power other than 2")
+    finite, (_, plain, *quick) = all(np.isfinite(one).all() for one in given), RULES[name]
+    need(name != "power" or (given[1] == 2.0).all(), "a power other than 2")
     if name in COMPARED and loose:  # false with NaN, or true for !=: never certain
-        yes = name == "not_equal"
-        return (lambda x, y: (RULES[name](x, y)[0] & yes, RULES[name](x, y)[1] | yes)), False
-    if name in QUICK and finite and given[0][0] >= 0 and (given[1][0] > 0 if name == "divide" else given[1][0] >= 0):
-        return QUICK[name], loose
+        return (lambda x, y: (plain(x, y) & [[False], [True]]) | [[False], [name == "not_equal"]]), False
+    if quick and finite and all((one >= 0).all() for one in given) and (name != "divide" or (given[1] > 0).all()):
+        return quick[0], loose
     if name in ("add", "subtract") and not finite:
-        return (lambda x, y: sure(RULES[name](x, y))), True
-    new = name in ("multiply", "divide") and not (finite and (name == "multiply" or given[1][0] > 0 or given[1][1] < 0))
-    new |= name in ("sqrt", "log") and bool(given[0][0] < 0)
-    return RULES[name], (loose or new) and not name.startswith("logical")
+        return (lambda x, y: sure(plain(x, y))), True
+    new = name == "multiply" and not finite or name in ("sqrt", "log") and bool((given[0][0] < 0).any())
+    new |= name == "divide" and not (finite and ((given[1] > 0).all() or (given[1] < 0).all()))
+    return plain, (loose or new) and name not in COMPARED and not name.startswith("logical")
 
 
-class Program:
-    """The program of a certificate over its space, checked to be one."""
+class Boxes:  # from `low` up to, not including, `high` on each axis
+    def __init__(self, lengths, low, high):
+        self.known, self.moves, self.cuts, self.rows = {ALL: (slice(None), np.arange(len(low)))}, {}, [], 0 * low
+        for axis, length in enumerate(lengths):
+            ends, self.rows[:, axis] = np.unique(low[:, axis] * (length + 1) + high[:, axis], return_inverse=True)
+            self.cuts.append(np.stack(np.divmod(ends, length + 1), axis=1).reshape(-1))
 
+    def agree(self, on):  # of boxes that agree on some axes the first of each kind, and of every box its kind
+        if on not in self.known:
+            some = self.rows[:, sorted(on)]
+            _, first, kind = np.unique(some @ WEIGHTS[: len(on)], return_index=True, return_inverse=True)
+            need((some[first][kind] == some).all(), "boxes that only seem to agree")
+            self.known[on] = first, kind
+        return self.known[on]
+
+    def take(self, value, source, to):  # a value for boxes that agree on some axes, for those that agree on more
+        if (source, to) not in self.moves:
+            self.moves[source, to] = self.agree(source)[1][self.agree(to)[0]]
+        return value.take(self.moves[source, to], axis=1)
+
+    def extent(self, axis, column):  # of choices, each with its least and most, and one more behind the last
+        least, most = np.minimum.reduceat(column[0], self.cuts[axis]), np.maximum.reduceat(column[1], self.cuts[axis])
+        return pair(least[::2], most[::2])[:, self.rows[self.agree(frozenset((axis,)))[0], axis]]
+
+
+class Program:  # of a certificate, checked to be one: steps whose rules the whole space chose, each done `on` some axes
     def __init__(self, document):
         said = document["program"]
         self.axes = [np.array([[float(v) for v in row] for row in one["values"]]) for one in document["space"]["axes"]]
         need(all(one.ndim == 2 and len(one) and np.isfinite(one).all() for one in self.axes), "an axis without choices")
-        self.lengths, self.columns = [len(one) for one in self.axes], {}
+        self.lengths, self.inputs = [len(one) for one in self.axes], [(axis, field) for axis, field in said["inputs"]]
         need(int(document["space"]["size"]) == math.prod(self.lengths), "the size is not that of the axes")
-        self.inputs = [(axis, field) for axis, field in said["inputs"]]
         need(all(a >= 0 <= f and self.axes[a][:, f].size for a, f in self.inputs), "an input without a field")
-        self.constants = [one if isinstance(one, bool) else float(one) for one in said["constants"]]
-        self.first, self.results = len(self.inputs) + len(self.constants), said["results"]
+        constants = [one if isinstance(one, bool) else float(one) for one in said["constants"]]
+        self.first = len(self.inputs) + len(constants)
         self.nodes, places = [(one[0], one[1:]) for one in said["nodes"]], self.first + len(said["nodes"])
+        on = [frozenset((axis,)) for axis, _ in self.inputs] + [NONE] * len(constants)
         for place, (name, operands) in enumerate(self.nodes, self.first):
-            known = all(0 <= one < place for one in operands) and len(operands) == RULES[name].__code__.co_argcount
+            known = all(0 <= one < place for one in operands) and name != "both" and len(operands) == RULES[name][0]
             need(known, f"{name}: operands that are not yet known, or too few")
-        need(len(self.results) > 1 and all(0 <= one < places for one in self.results), "a result that is not known")
+            on.append(NONE.union(*(on[one] for one in operands)))
         self.powers = [dict(map(tuple, one)) for one in document["powers"]]
-        good = {i for i, (a, f) in enumerate(self.inputs) if (self.axes[a][:, f] > 0).all()}
-        own = [{i: 1.0} for i in range(len(self.inputs))] + [{}] * len(self.constants)
-        leaf = all(one in ({}, mine) for one, mine in zip(self.powers, own, strict=False))
-        need(leaf and len(self.powers) == places and {w for o in self.powers for w in o} <= good, "impossible powers")
-        last = {one: number for number, (_, operands) in enumerate(self.nodes) for one in operands}
-        self.drops, self.rules, self.loose = [[] for _ in self.nodes], [], [False] * len(self.inputs)
-        self.loose += [one != one for one in self.constants]
-        for place in last.keys() - set(self.results):
-            self.drops[last[place]].append(place)
-        root = np.zeros((1, len(self.axes)), int), np.array([self.lengths])
-        self.truths = [np.asarray(least).dtype == bool for least, _ in self.plain(*root, keep=True)]
-        need(not any(self.truths[one] for one in self.results), "a result that is no number")
-        self.second, stack = set(), [self.results[1]]
-        while stack:
-            place = stack.pop()
-            if place not in self.second and not self.truths[place]:
-                self.second.add(place)
-                stack += self.nodes[place - self.first][1] if place >= self.first else ()
+        good = {i: axis for i, (axis, field) in enumerate(self.inputs) if (self.axes[axis][:, field] > 0).all()}
+        for place, (one, axes) in enumerate(zip(self.powers, on, strict=True)):
+            own = not one or place >= self.first or one == {place: 1.0}
+            need(own and all(good.get(which) in axes for which in one), "impossible powers")
+        self.space = Boxes(self.lengths, np.zeros((1, len(self.axes)), int), np.array([self.lengths]))
+        self.steps, self.on, self.root, self.loose, self.same = [], [], [], [], {}
+        self.one = self.step(NONE, "one", lambda: np.ones((2, 1)))
+        self.plain = [self.column(axis, ((field, 1.0),)) for axis, field in self.inputs]
+        self.plain += [self.step(NONE, repr(v), lambda v=v: np.full((2, 1), v), loose=v != v) for v in constants]
+        common = sorted((one for one, many in collections.Counter(on).items() if many >= COMMON), key=len)
+        for name, operands in self.nodes:
+            given = [self.plain[one] for one in operands]
+            axes = NONE.union(*(self.on[one] for one in given))
+            self.plain.append(self.do(name, next((one for one in common if one >= axes), ALL), *given))
+        self.truth = [self.root[one].dtype == bool for one in self.plain]
+        known = [0 <= one < places and not self.truth[one] for one in said["results"]]
+        need(len(known) > 1 and all(known), "a result that is not known, or no number")
+        self.results, self.rest = [self.plain[one] for one in said["results"]], {}
+        needed, result = {said["results"][1]}, said["results"][1]
+        for place in range(result, self.first - 1, -1):
+            needed.update(self.nodes[place - self.first][1] if place in needed and not self.truth[place] else ())
+        for place in sorted(needed):
+            self.rest[place] = self.plain[place] if self.truth[place] else self.remainder(place)
+        self.objective = self.times(self.rest[result], self.on[self.plain[result]], (self.powers[result], 1))
 
-    def extent(self, axis, product, low, high):
-        """Least and most over boxes of a column of an axis: a product of powers of its fields."""
-        if (axis, product) not in self.columns:
-            pair = (np.ones(self.lengths[axis]),) * 2
-            for field, exponent in product:
-                raised = self.axes[axis][:, field] ** exponent
-                pair = multiply(pair, out(raised, raised, LIBM))
-            pair = (self.axes[axis][:, product[0][0]],) * 2 if product == ((product[0][0], 1.0),) else pair
-            self.columns[axis, product] = tuple(np.append(column, column[-1]) for column in pair)
-        ends, place = np.unique(low[:, axis] * (self.lengths[axis] + 1) + high[:, axis], return_inverse=True)
-        cuts = np.stack(np.divmod(ends, self.lengths[axis] + 1), axis=1).reshape(-1)
-        least, most = self.columns[axis, product]
-        return np.minimum.reduceat(least, cuts)[::2][place], np.maximum.reduceat(most, cuts)[::2][place]
+    def step(self, on, key, rule, *operands, more=(), loose=False):  # written down once, done for the whole space
+        if (key, operands) not in self.same:
+            self.same[key, operands] = len(self.steps)
+            self.steps.append((rule, operands, more)), self.on.append(on), self.loose.append(loose)
+            self.root.append(rule(*(self.space,) * bool(more), *(self.root[one] for one in operands), *more))
+        return self.same[key, operands]
 
-    def plain(self, low, high, keep=False):
-        """Bounds of the results over boxes from `low` up to, not including, `high`; of every place where `keep`."""
-        pairs = [self.extent(axis, ((field, 1.0),), low, high) for axis, field in self.inputs]
-        pairs += [(np.full(1, one),) * 2 for one in self.constants]
-        for number, (name, operands) in enumerate(self.nodes):
-            given = [pairs[one] for one in operands]
-            if number == len(self.rules):  # the first call, which is for the whole space, chooses them
-                chosen, may = rule(name, given, any(self.loose[one] for one in operands))
-                self.rules.append(chosen), self.loose.append(may)
-            pairs.append(self.rules[number](*given))
-            for one in () if keep else self.drops[number]:
-                pairs[one] = None
-        return pairs if keep else [pairs[one] for one in self.results]
+    def do(self, name, on, *operands):  # an operation for the boxes that agree on some axes
+        if self.one in operands and name in ("multiply", "divide") and (name == "multiply" or operands[1] == self.one):
+            return operands[operands[0] == self.one]
+        on = on if any(self.on[one] for one in operands) else NONE
+        operands = [one if self.on[one] in (on, NONE) else
+                    self.step(on, on, Boxes.take, one, more=(self.on[one], on), loose=self.loose[one])
+                    for one in operands]  # fmt: skip
+        chosen, loose = rule(name, [self.root[one] for one in operands], any(self.loose[one] for one in operands))
+        return self.step(on, name, chosen, *operands, loose=loose)
 
-    def times(self, pair, known, box, *powers):
-        """A pair times a product of powers of inputs, each `(exponents, sign)`."""
-        total, by_axis = {}, {}
-        for exponents, sign in powers:
-            for which, exponent in exponents.items():
-                total[which] = total.get(which, 0.0) + sign * exponent
+    def column(self, axis, product):
+        found = np.ones((2, self.lengths[axis]))
+        for field, exponent in product:
+            choices = np.stack((self.axes[axis][:, field],) * 2)
+            found = choices if product == ((field, 1.0),) else out(found * out(choices**exponent, LIBM))
+        return self.step(frozenset((axis,)), (axis, product), Boxes.extent, more=(axis, np.c_[found, found[:, -1:]]))
+
+    def times(self, one, on, *powers):  # a product of powers of inputs, each `(exponents, sign)`
+        total, by_axis = collections.Counter(), collections.defaultdict(tuple)
+        for which, exponent in ((which, sign * one[which]) for one, sign in powers for which in one):
+            total[which] += exponent
         for which in sorted(which for which in total if total[which]):
-            by_axis.setdefault(self.inputs[which][0], []).append((self.inputs[which][1], total[which]))
-        for axis, fields in by_axis.items():
-            key = axis, tuple(fields)
-            known[key] = known.get(key) or self.extent(*key, *box)
-            pair = multiply(pair, known[key])
-        return pair
+            by_axis[self.inputs[which][0]] += ((self.inputs[which][1], total[which]),)
+        for axis, product in sorted(by_axis.items()):
+            one = self.do("multiply", on, one, self.column(axis, product))
+        return one
 
-    def again(self, low, high):
-        """Bounds of the objective in the second form."""
-        pairs, powers, rest, known, box = self.plain(low, high, keep=True), self.powers, {}, {}, (low, high)
-        for place in sorted(self.second):
-            own, (name, operands) = powers[place], self.nodes[place - self.first] if place >= self.first else ("", ())
-            plain = all(self.truths[one] or (not powers[one] and rest[one] is pairs[one]) for one in operands)
-            if plain and not own:
-                rest[place] = pairs[place]
-            elif place < self.first:
-                rest[place] = np.ones(1), np.ones(1)
-            elif name in ("multiply", "divide", "sqrt", "negative", "absolute"):
-                signs = {"multiply": (1, 1), "divide": (1, -1), "sqrt": (0.5,)}.get(name, (1,))
-                signed = [(powers[one], sign) for one, sign in zip(operands, signs, strict=True)]
-                rest[place] = self.times(RULES[name](*(rest[o] for o in operands)), known, box, (own, -1), *signed)
-            else:
-                given = [pairs[o] if self.truths[o] else self.times(rest[o], known, box, (powers[o], 1), (own, -1))
-                         for o in operands]  # fmt: skip
-                found = (-np.inf, np.inf) if name in ("ceil", "floor") else RULES[name](*given)
-                first = self.times(pairs[place], known, box, (own, -1)) if name in MEET else found
-                rest[place] = np.fmax(found[0], first[0]), np.fmin(found[1], first[1])
-        return self.times(rest[self.results[1]], known, box, (powers[self.results[1]], 1))
+    def remainder(self, place):  # its value without its powers
+        own, on, plain, rest = self.powers[place], self.on[self.plain[place]], self.plain[place], self.rest
+        if place < self.first:
+            return self.one if own else plain
+        name, operands = self.nodes[place - self.first]
+        if not own and all(not self.powers[o] and rest[o] == self.plain[o] for o in operands):
+            return plain
+        if name in ("multiply", "divide", "sqrt", "negative", "absolute"):
+            signs = {"divide": (1, -1), "sqrt": (0.5,)}.get(name, (1, 1))
+            signed = zip((self.powers[o] for o in operands), signs, strict=False)
+            return self.times(self.do(name, on, *(rest[o] for o in operands)), on, (own, -1), *signed)
+        if name in ("ceil", "floor"):
+            return self.times(plain, on, (own, -1))
+        given = [
+            rest[o] if self.truth[o] else self.times(rest[o], on, (self.powers[o], 1), (own, -1)) for o in operands
+        ]
+        found = self.do(name, on, *given)
+        return self.do("both", on, found, self.times(plain, on, (own, -1))) if name in MEET else found
 
-
-def least(program, limits, low, high, said):
-    """The least objective in each box, infinite where no candidate runs; the second form where the first says less."""
-    found = np.empty(len(low))
-    for begin in range(0, len(low), BATCH):
-        place = slice(begin, begin + BATCH)
-        verdict, *values = program.plain(low[place], high[place])
-        bound = np.where(verdict[0] > 0.5, np.inf, values[0][0])
-        for which, most in limits:
-            bound = np.where(values[which][0] <= most, bound, np.inf)  # NaN: known for none of them
-        found[place] = np.where(np.isnan(bound), np.inf, bound)
-    weak = np.flatnonzero(found < said)
-    for few in np.split(weak, range(BATCH // 4, len(weak), BATCH // 4)) if len(weak) else ():
-        found[few] = np.fmax(found[few], program.again(low[few], high[few])[0])
-    return found
+    def bounds(self, low, high, wanted):
+        needed, seen, plan = set(wanted), set(wanted), []
+        for number in range(max(wanted), -1, -1):
+            if number in needed:
+                needed.update(self.steps[number][1])
+                plan.append((number, *self.steps[number], set(self.steps[number][1]) - seen))
+                seen |= plan[-1][-1]
+        found = [np.empty((2, len(low))) for _ in wanted]
+        for part in (slice(begin, begin + BATCH) for begin in range(0, len(low), BATCH)):
+            boxes, values = Boxes(self.lengths, low[part], high[part]), {}
+            for number, rule, operands, more, dead in reversed(plan):
+                given = [values[one] for one in operands]
+                values[number] = rule(boxes, *given, *more) if more else rule(*given)
+                values.update(dict.fromkeys(dead))
+            for rows, one in zip(found, wanted, strict=True):
+                rows[:, part] = boxes.take(values[one], self.on[one], ALL)
+        return [sure(one) for one in found]
 
 
-def boxes(document, lengths, bound):
-    """The closed boxes of the tree: what each says at least, its first choices and those past its last."""
+def boxes(document, lengths, bound):  # closed ones: what each says at least, its first choices and those past its last
     stack = [((0,) * len(lengths), tuple(lengths))]
     for axis, *rest in document["boxes"]:
         need(stack, "more boxes than the tree has places for")
         low, high = stack.pop()
         if axis == "priced":
             need(math.prod(b - a for a, b in zip(low, high, strict=True)) <= LEAF, "too large a box to be priced")
-            for here in itertools.product(*map(range, low, high)):
-                yield bound, here, tuple(one + 1 for one in here)
+            yield from ((bound, here, tuple(n + 1 for n in here)) for here in itertools.product(*map(range, low, high)))
         elif isinstance(axis, str):
             need(axis in ("none", "least"), f"no kind of box: {axis}")
             yield math.inf if axis == "none" else float(rest[0]), low, high
@@ -255,27 +254,28 @@ def boxes(document, lengths, bound):
 def check(document):
     """What the certificate proves, as a sentence; ValueError with what it does not."""
     need(document.get("kind") == "certificate" and document.get("format") == 1, "no certificate of format 1")
-    content = {key: value for key, value in document.items() if key != "digest"}
-    for name, part in (("digest", content), ("program_digest", document["program"])):
-        text = json.dumps(part, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        need(hashlib.sha256(text.encode()).hexdigest() == document[name], f"{name} is not that of the content")
+    content = json.dumps({**document, "digest": ""}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    need(hashlib.sha256(content.encode()).hexdigest() == document["digest"], "the digest is not that of the content")
     program = Program(document)
     names = list(dict.fromkeys((document["objective"], *(name for name, _ in document["limits"]))))
     need(len(program.results) == 1 + len(names), "results for some objectives only")
-    limits = [(names.index(name), float(most)) for name, most in document["limits"]]
+    limits = [(1 + names.index(name), float(most)) for name, most in document["limits"]]
     value, bound = float(document["best"]["value"]), float(document["bound"])
     need(math.isfinite(value) and bound <= value, "a bound above the best value")
     place = np.array([document["best"]["choices"]])
-    inside = place.shape == (1, len(program.axes)) and place.dtype.kind == "i"
-    need(inside and ((place >= 0) & (place < program.lengths)).all(), "a best candidate outside the space")
-    verdict, *values = program.plain(place, place + 1)
-    low, high = (float(np.ravel(end)[0]) for end in values[0])
-    need(low <= value <= high and high - low <= 1e-9 * abs(value), f"the best candidate is {low!r}, not {value!r}")
-    need((verdict[1] < 0.5).all(), "the best candidate does not run")
-    need(all((values[which][1] <= most).all() for which, most in limits), "the best candidate is outside the limits")
+    inside = place.dtype.kind == "i" and place.shape == (1, len(program.axes))
+    need(inside and (0 <= place).all() and (place < program.lengths).all(), "a best candidate outside the space")
+    runs, (least, most), *_ = found = [one[:, 0] for one in program.bounds(place, place + 1, program.results)]
+    near = least <= value <= most and most - least <= 1e-9 * abs(value)
+    need(near, f"the best candidate is not {value!r} but from {least!r} to {most!r}")
+    need(runs[1] < 0.5 and all(found[w][1] <= most for w, most in limits), "the best candidate is out of bounds")
     said, low, high = (np.array(one) for one in zip(*boxes(document, program.lengths, bound), strict=True))
     need((said >= bound).all(), "a box that is said to reach below the bound")
-    weak = np.count_nonzero(~(least(program, limits, low, high, said) >= said))
+    weak = np.isinf(said)  # what says that none runs, or more than the objective shows: none may run, or have a value
+    weak[~weak] = ~(program.bounds(low[~weak], high[~weak], [program.objective])[0][0] >= said[~weak])
+    runs, *values = found = program.bounds(low[weak], high[weak], program.results)
+    keeps = [found[which][0] <= most for which, most in limits]  # NaN: known for none of them
+    weak = np.count_nonzero(np.logical_and.reduce((~(runs[0] > 0.5), ~np.isnan(values[0][0]), *keeps)))
     need(not weak, f"{weak} boxes have smaller bounds than they say")
     gap = (value - bound) / abs(value)
     told = "proved" if gap <= CLOSE else f"not proved: a gap of {100 * gap:.3g}% is left"

@@ -59,15 +59,15 @@ def caps() -> list[str]:
 
 def main(_) -> None:
     print("\n".join(caps()))
-    small = Question(model="llama3-8b", chips=32, batch=32.0, samples=8, mix={"today": 1.0}, precision=("bf16", "fp8"))
+    small = Question(model="llama3-8b", chips=32, batch=32.0, mix={"today": 1.0}, precision=("bf16", "fp8"))
     document = codesign(small if SMALL.value else Question())
     print("\n" + table(document))
     answer, steps = document["chips"][document["chosen"]], {s["step"]: s for s in document["steps"]}
-    sold = steps["the answer, if the vendor sold it"]["dollars_per_token"]
+    sold = steps["the answer, if the vendor sold it"]["value"]
     margin = np.log(steps["ordered at a partner's margin"]["ratio"]) / -np.log(document["gain"])
     print(f"\nat the end of their choices: {', '.join(answer['at_ends']) or 'nothing'}")
     print(f"share of the gain that is a seller's margin: {margin:.0%}")
-    gain = steps["bought"]["dollars_per_token"] / sold
+    gain = steps["bought"]["value"] / sold
     print(f"the answer sold at the vendor's margin: {gain:.2f} times the work a dollar")
 
 

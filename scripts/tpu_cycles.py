@@ -2,6 +2,7 @@
 
     python scripts/tpu_cycles.py                      # rows not yet in measurements/tpu_cycles.csv, then the scores
     python scripts/tpu_cycles.py --rows=maxtext-031   # these again
+    python scripts/tpu_cycles.py --published          # with the flags of measurements/tpu_flags.yaml
     python scripts/tpu_cycles.py --score              # the scores alone
 
 Needs Python 3.12 and `pip install 'coopt[tpu]'`. A row is 1 to 3 minutes on two quiet cores and at most 1.7 GB; each
@@ -17,10 +18,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import yaml
 from absl import app, flags
 
 from coopt import workers
 from coopt.fit import rows
+from coopt.measure import kept
 from coopt.measure.jobs import step_job
 from coopt.measure.statistics import kendall_tau
 from coopt.study import bench, cycles, tables
@@ -29,12 +32,14 @@ from coopt.study.targets import TEXTS
 from coopt.tree import replace
 
 ROWS = flags.DEFINE_list("rows", [], "ids of rows to compile anew")
+PUBLISHED = flags.DEFINE_bool("published", False, "compile with the flags that a row's source gives")
 SCORE = flags.DEFINE_bool("score", False, "compile nothing")
 TEXT_FOLDER = flags.DEFINE_string("texts", os.path.expanduser(TEXTS), "where compiled texts are kept")
 DEADLINE = flags.DEFINE_float("deadline_s", 3600.0, "seconds after which a row is given up")
 
 SLICES = {  # the real topologies of the published slices, by chip and chips
     ("tpu-v5e", 256): "tpu:v5e:16x16",
+    ("tpu-v5p", 4): "tpu:v5p:2x2x1",
     ("tpu-v5p", 64): "tpu:v5p:4x4x4",
     ("tpu-v5p", 128): "tpu:v5p:4x4x8",
     ("tpu-v5p", 256): "tpu:v5p:4x8x8",
@@ -45,8 +50,14 @@ SLICES = {  # the real topologies of the published slices, by chip and chips
 # "context+mlpwo offload": two tensors of a layer kept on the host and the rest computed again, which is nearer to
 # recomputing all than to keeping every product.
 NEAREST = {"tpur-021": {"offload": 0.0}}
+# What a row leaves to the recipe that its source links to (tpu-recipes, training/v5p/Mixtral-8X7B-Maxtext): sequences a
+# device, and MaxText's defaults. Its source says "256 chips (8x4x4)", which are 128; tokens a second a chip are scored.
+RECIPES = {
+    "maxtext-054": {"n_chips": "128", "scaleup_domain": "128", "global_batch": "4608", "micro_batch": "36", "tp": "1",
+                    "pp": "1", "cp": "1", "ep": "1", "dp": "128", "recompute_kind": "full", "scorable": "yes"},
+}  # fmt: skip
 FIELDS = (
-    "id target measured raw alone streams matmul attention other collective hidden flops ideal fusions replaced "
+    "id flags target measured raw alone streams matmul attention other collective hidden flops ideal fusions replaced "
     "streamed unread memory compile_s resident jax libtpu digest date"
 ).split()
 
@@ -56,20 +67,32 @@ def table_file() -> Path:
     return measurements().with_name("tpu_cycles.csv")
 
 
-def done() -> dict[str, dict[str, str]]:
-    """The rows that are written, by id."""
+def done() -> dict[tuple[str, str], dict[str, str]]:
+    """The rows that are written, by id and flags (default or published)."""
     if not table_file().exists():
         return {}
     with table_file().open(newline="") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+        return {(row["id"], row["flags"]): row for row in csv.DictReader(file)}
+
+
+def published() -> dict[str, str]:
+    """The flags of each row's source: without those that are refused today, and with what takes their place."""
+    steps = yaml.safe_load(measurements().with_name("tpu_flags.yaml").read_text())["steps"]
+    found = {}
+    for one in steps:
+        options = {
+            name: value for name, value in kept.options(one["flags"]).items() if name not in one.get("refused", ())
+        }
+        options |= kept.options(one.get("instead", ""))
+        found |= dict.fromkeys(one["rows"], " ".join(f"--{name}={value}" for name, value in options.items()))
+    return found
 
 
 def designs() -> dict[str, rows.Design]:
-    """The published dense steps in 16 bits on v5e and v5p that give all their inputs, by id."""
-    chips = ("tpu-v5e", "tpu-v5p")
-    table = [row for row in rows.read(measurements()) if row["chip"] in chips and row["precision"] == "bf16"]
-    found, _ = tables.designs(table)
-    return {one.row["id"]: one for _, one in found if [k.feedforward for k in one.model.kinds] == ["dense"]}
+    """The published steps on v5e and v5p that give all their inputs, or leave them to a recipe, by id."""
+    table = [row | RECIPES.get(row["id"], {}) for row in rows.read(measurements())]
+    found, _ = tables.designs([row for row in table if row["chip"] in ("tpu-v5e", "tpu-v5p")])
+    return {one.row["id"]: one for _, one in found}
 
 
 def slice_of(one: rows.Design) -> str:
@@ -82,18 +105,21 @@ def single(one: rows.Design) -> bool:
     return int(one.row["n_chips"]) == int(one.row["scaleup_domain"])
 
 
-def timed(one: rows.Design, executor) -> dict[str, str]:
-    """A row of the table: the step compiled for its slice, priced by every rule."""
+def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
+    """A row of the table: the step compiled for its slice with these flags, priced by every rule."""
     # The stack cuts the residual stream over the tensor axis; along the sequence that is as many bytes.
     layout = replace(one.layout, sp=float(one.layout.tp > 1), **NEAREST.get(one.row["id"], {}))
     seq_len = int(one.workload.train.seq_len)
-    job = step_job(one.model, layout, seq_len=seq_len, target=slice_of(one), texts=TEXT_FOLDER.value)
-    outcome = executor.run(bench.JOB, job, deadline_s=DEADLINE.value)
+    job = step_job(one.model, layout, seq_len=seq_len, target=slice_of(one), texts=TEXT_FOLDER.value, flags=flags)
+    outcome = executor.run(workers.Job(bench.JOB, job, DEADLINE.value))
     if not outcome.ok:
         raise SystemExit(f"{one.row['id']}: {outcome.status} {outcome.message[:400]}")
     answer = outcome.result
     schedule = answer["schedule"]
-    rates = cycles.rates(one.row["chip"], devices_a_chip=schedule["devices_a_chip"])
+    rates, ideal = (
+        cycles.rates(one.row["chip"], devices_a_chip=schedule["devices_a_chip"], precision=name)
+        for name in ("bf16", one.layout.precision.name)
+    )
     by = {rule: cycles.price(schedule, rates, rule=rule) for rule in cycles.RULES}
     best = by["streams"]
     numbers = {
@@ -102,13 +128,14 @@ def timed(one: rows.Design, executor) -> dict[str, str]:
         **best.parts,
         "hidden": best.hidden,
         "flops": best.flops,
-        "ideal": best.flops / rates.peak,
+        "ideal": best.flops / ideal.peak,
         "memory": answer["memory"]["total"],
         "compile_s": answer["compile_s"],
         "resident": answer["resident"],
     }
     return {
         "id": one.row["id"],
+        "flags": "published" if flags else "default",
         "target": answer["target"],
         **{name: f"{value:.6g}" for name, value in numbers.items()},
         "fusions": str(best.fusions),
@@ -122,13 +149,13 @@ def timed(one: rows.Design, executor) -> dict[str, str]:
     }
 
 
-def write(told: dict[str, dict[str, str]]) -> None:
+def write(told: dict[tuple[str, str], dict[str, str]]) -> None:
     """The table in the order of ids, whole or not at all."""
     new = table_file().with_suffix(".new")
     with new.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(told[name] for name in sorted(told))
+        writer.writerows(told[key] for key in sorted(told))
     new.replace(table_file())
 
 
@@ -144,7 +171,7 @@ def said(name: str, predicted: np.ndarray, measured: np.ndarray) -> str:
 
 def score(told: dict[str, dict[str, str]], every: dict[str, rows.Design]) -> None:
     """Prints the scores of the rules on single slices, and of the chosen one on several."""
-    names = [name for name in told if name in every]
+    names = [name for name in sorted(told) if name in every]
     measured = np.array([float(told[name]["measured"]) for name in names])
     for name in names:
         row = told[name]
@@ -172,15 +199,26 @@ def score(told: dict[str, dict[str, str]], every: dict[str, rows.Design]) -> Non
 def main(_):
     jax.config.update("jax_enable_x64", True)
     every, told = designs(), done()
-    wanted = [] if SCORE.value else ROWS.value or [n for n, one in every.items() if single(one) and n not in told]
+    how, given = ("published", published()) if PUBLISHED.value else ("default", dict.fromkeys(every, ""))
+    missing = [n for n, one in every.items() if single(one) and n in given and (n, how) not in told]
+    wanted = [] if SCORE.value else ROWS.value or missing
     with workers.process(preload=bench.PRELOAD) as executor:
         for name in wanted:
             started = time.monotonic()
-            told[name] = timed(every[name], executor)
+            row = told[name, how] = timed(every[name], executor, flags=given[name])
             write(told)
-            print(f"{name}  {told[name]['streams']} s, measured {told[name]['measured']} s", end="")
+            print(f"{name}  {row['streams']} s, measured {row['measured']} s", end="")
             print(f"  in {time.monotonic() - started:.0f} s", flush=True)
-    score(told, every)
+    default = {name: row for (name, how), row in told.items() if how == "default"}
+    for title, chosen in (
+        ("default flags", default),
+        (
+            "published flags where a source gives any",
+            default | {n: row for (n, how), row in told.items() if how == "published"},
+        ),
+    ):
+        print(f"\n{title}")
+        score(chosen, every)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, near
 from coopt.spec import profiles, read
 from coopt.spec.find import Folders, entries, find, names
-from coopt.spec.schema import near
 
 _HARDWARE = ("system", "chip", "family", "stack", "design", "process")  # in the order in which a name is looked for
 
@@ -50,8 +49,9 @@ def check(options: Any) -> dict[str, Any]:
     """Every mistake in some files, or in every YAML file of some folders; what a certificate does not prove."""
     from coopt.roadmap.scenario_schema import Scenario
     from coopt.study.schema import Described, Study
+    from coopt.study.schema_joint import Joint
 
-    schemas = {"scenario": Scenario, "study": Study, "space": Described}
+    schemas = {"scenario": Scenario, "study": Study, "space": Described, "joint": Joint}
     proofs = [Path(one) for one in options.files if one.endswith((".json", ".json.gz"))]
     files, problems = _files(one for one in options.files if Path(one) not in proofs)
     problems += profiles.check(files, path=options.profile_path, schemas=schemas)

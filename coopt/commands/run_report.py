@@ -12,9 +12,12 @@ from coopt.commands.runs import PAGE
 
 
 def search(options: Any) -> dict[str, Any]:
-    """The main job, told as a page in the run's folder."""
-    from coopt.study import main
+    """The main job, told as a page in the run's folder; with `--adversary`, the search against the model."""
+    from coopt.study import against, main
 
+    if options.adversary:
+        with progress.bar() as told:
+            return against.adversary(options, told=told)
     return _reported(main.search, options)
 
 

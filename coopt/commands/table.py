@@ -73,6 +73,7 @@ FLAGS = {
     ),
     "top": Flag("how many plans to keep and print", "WHOLE"),
     "seed": Flag("seed of every random choice", "WHOLE", 0),
+    "adversary": Flag("search against the model: where floors and replays disagree with it most; writes no run", ""),
     # runs
     "name": Flag("the run's name: it lives in RUNS/NAME"),
     "runs": Flag("the folder that runs live in", "TEXT", "runs"),
@@ -101,7 +102,12 @@ FLAGS = {
         "TEXT",
         "local",
     ),
+    "peers": Flag(
+        "processes that hold one block together: how many to begin here, or auto (with --chips) on each that srun, "
+        "mpirun or a TPU slice began"
+    ),
     "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
+    "xla_flags": Flag("flags of the compiler, for another target than local: '--xla_a=true --xla_b=2'"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "trace": Flag(
         "a trace to read: a folder that jax.profiler.trace wrote, or a CSV of `nsys stats` (cuda_gpu_kern_sum)"
@@ -166,7 +172,7 @@ COMMANDS = {
         "coopt.commands.run_report:search",
         (Word("study", "a study's file; without one, the embedded default study", "?"),),
         ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
-        + (*PLACE, "resume", "seed", "block_seconds", *WHERE),
+        + (*PLACE, "resume", "seed", "adversary", "block_seconds", *WHERE),
         example="coopt search --model=llama3-70b --hardware=dgx-h100 --chips=1024 --measure=0",
     ),
     "predict": Command(
@@ -196,7 +202,8 @@ COMMANDS = {
         "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.study.verbs:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "out", "seconds", "block_seconds"),
+        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "xla_flags", "peers", "chips", "out",
+         "seconds", "block_seconds"),  # fmt: skip
         example="coopt measure --out=measured.json",
         show="coopt.commands.say:measured",
     ),
@@ -217,10 +224,17 @@ COMMANDS = {
     ),
     "codesign": Command(
         "which chip to order for a model and its futures, its worth, and what a vendor should change",
-        "coopt.study.codesign:main",
+        "coopt.commands.chips:codesign",
         flags=("model", "vendor", "chips", "volume", "area", "power", "cost", "supply", "date", "mix", "precision")
-        + ("seq_len", "global_batch", "seed"),
+        + ("seq_len", "global_batch", "objective", "seed", "out"),
         example="coopt codesign --model=llama3-70b --vendor=b200 --chips=1024 --volume=100000",
+    ),
+    "joint": Command(
+        "what choosing shape, layout and machine, or chip, at once is worth over choosing them in turn",
+        "coopt.commands.chips:joint",
+        (Word("study", "a file of kind: joint"),),
+        ("seed", "out"),
+        example="coopt joint scripts/joint/dollars.yaml",
     ),
     "runs": Command(
         "list the runs; with --changed_by, say whose conclusions a corrected profile overturns",

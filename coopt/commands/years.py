@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
-from coopt.commands import progress, say
+from coopt.commands import progress, written
 from coopt.problems import Problem, Refused
 
 FIRST = "vera-rubin-10gw"  # the scenario of `coopt plan` alone
@@ -18,6 +17,7 @@ def plan(options: Any) -> dict[str, Any]:
     from coopt.roadmap.machines import machine
     from coopt.spec.find import find
 
+    out = written.target(options.out)
     strange = [name for name in options.overrides if not name.startswith("scenario.")]
     if strange:
         raise Refused(
@@ -32,19 +32,4 @@ def plan(options: Any) -> dict[str, Any]:
             progress=told,
             **limit,
         )
-    if options.out:
-        write(document, Path(options.out))
-    return document
-
-
-def write(document: dict[str, Any], path: Path) -> None:
-    """A document as a page (`.html`) or as JSON (`.json`)."""
-    from coopt.report.html import write_report
-    from coopt.store.files import write_whole
-
-    if path.suffix == ".html":
-        write_report(document, path)
-    elif path.suffix == ".json":
-        write_whole(path, (say.as_json(document) + "\n").encode())
-    else:
-        raise Refused(Problem(field="out", expected="a file that ends in .html or .json", got=str(path)))
+    return written.write(document, out)

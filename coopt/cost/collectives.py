@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coopt.spec.nouns import Hardware, Leaf, Row, Tier
+from coopt.tree import struct
 from coopt.xp import at_least, exp, log, maximum, minimum, where
 
 START = 4.0  # steps' worth of latency to start a collective: measured, 2 and 8 chips, 16 kB, three generations
@@ -10,6 +11,15 @@ START = 4.0  # steps' worth of latency to start a collective: measured, 2 and 8 
 # Share of an all-reduce's second pass that switches save by adding up: NCCL's large all-reduce over 8 H100 takes
 # 1.5 times an all-gather of the same buffer, not 2 and not 1.
 SAVED = 0.5
+
+
+@struct
+class Crossing:
+    """Seconds that a collective takes in one tier: its bytes on the link, which others wait for, and its steps."""
+
+    link: Leaf = 0.0
+    steps: Leaf = 0.0
+    reaches: Leaf = True  # a message between two chips crosses the first tier alone that does
 
 
 def spans(hardware: Hardware, row: Row) -> tuple[Leaf, ...]:
@@ -47,59 +57,87 @@ def send_time(tier: Tier, ways: Leaf, sent: Leaf, passes: Leaf = 1.0) -> Leaf:
     return (sent + passes * tier.saturation * some) / rate(tier, ways)
 
 
-def tier_time(tier: Tier, ways: Leaf, held: Leaf, passes: Leaf, steps: Leaf) -> Leaf:
-    """Seconds in one tier: `passes` (w - 1) / w of the held bytes, and the latency of its steps and its start."""
-    steps = steps + START * minimum(ways - 1.0, 1.0)
-    return send_time(tier, ways, passes * (ways - 1.0) / ways * held, passes) + steps * tier.latency
-
-
 def ring_steps(tier: Tier, ways: Leaf, outer: Leaf) -> Leaf:
     """Hops of one ring through the whole group that cross this tier: w - 1 in each of the `outer` units around it.
 
     A torus has a ring an axis: a group of w chips spans axes of w^(1/axes).
     """
     axes = at_least(tier.axes, 1.0)
-    return axes * (exp(log(at_least(ways, 1.0)) / axes) - 1.0) * where(tier.axes > 0.5, 1.0, outer)
+    around = at_least(exp(log(at_least(ways, 1.0)) / axes) - 1.0, 0.0)  # what rounding leaves below 0 is nothing
+    return axes * around * where(tier.axes > 0.5, 1.0, outer)
 
 
-def tree_steps(ways: Leaf) -> Leaf:
-    """Steps of a reduction in one tier: w - 1 for a ring, 2 log2(w) for a tree; libraries take the quicker."""
-    return minimum(ways - 1.0, 2.0 * log(at_least(ways, 1.0)) / log(2.0))
+def reduction_steps(tier: Tier, ways: Leaf) -> Leaf:
+    """Steps of a reduction in one tier: w - 1 for a ring, 2 log2(w) for a tree; the quicker where there are trees."""
+    around = ways - 1.0
+    return where(tier.ring > 0.5, around, minimum(around, 2.0 * log(at_least(ways, 1.0)) / log(2.0)))
 
 
 def collective_time(hardware: Hardware, row: Row) -> Leaf:
-    """Seconds of a collective whose whole buffer is `payload` bytes on one chip.
+    """Seconds of a collective whose whole buffer is `payload` bytes on one chip: what it takes tier after tier.
 
-    Hierarchical: an all-gather or reduce-scatter crosses the outer tiers with the share of the buffer that is left
-    after the inner ones, P / w1, then P / (w1 w2); an all-reduce is both (passes = 2).
+    Only an all-to-all sends over all tiers at once, so that the slowest decides.
 
     >>> from coopt.spec.nouns import Hardware, Row, Tier
     >>> net = Hardware(tiers=(Tier(size=8., bandwidth=4e11), Tier(bandwidth=5e10)))
     >>> round(float(collective_time(net, Row(collective="all_reduce", payload=1e9, size=16.))) * 1e3, 3)
     6.875
     """
-    if row.collective == "p2p":
-        return p2p_time(hardware, row)
-    if row.collective == "all_to_all":
-        return all_to_all_time(hardware, row)
-    total: Leaf = 0.0
-    held, outer = row.payload, row.size
+    return joined(row, crossed(hardware, row))
+
+
+def joined(row: Row, tiers: tuple[Crossing, ...]) -> Leaf:
+    """Seconds of a collective from those in each tier."""
+    time: Leaf = 0.0
+    for tier in reversed(tiers):
+        here = tier.link + tier.steps
+        if row.collective == "p2p":
+            time = where(tier.reaches, here, time)
+        else:
+            time = maximum(time, here) if row.collective == "all_to_all" else time + here
+    return time
+
+
+def links(row: Row, tiers: tuple[Crossing, ...]) -> tuple[Leaf, ...]:
+    """Seconds of the link of each tier that a collective takes."""
+    if row.collective != "p2p":
+        return tuple(tier.link for tier in tiers)
+    nearer = (False, *(tier.reaches for tier in tiers))
+    return tuple(
+        where(near, 0.0, where(tier.reaches, tier.link, 0.0)) for near, tier in zip(nearer, tiers, strict=False)
+    )
+
+
+def crossed(hardware: Hardware, row: Row) -> tuple[Crossing, ...]:
+    """What a collective takes of each tier, nearest first."""
+    if not hardware.tiers:
+        return ()
+    kinds = {"p2p": _message, "all_to_all": _exchange}
+    return kinds.get(row.collective, _hierarchical)(hardware, row)
+
+
+def _hierarchical(hardware: Hardware, row: Row) -> tuple[Crossing, ...]:
+    """An all-gather or reduce-scatter crosses the outer tiers with the share of the buffer that is left after the inner
+    ones, P / w1, then P / (w1 w2): (w - 1) / w of it in each; an all-reduce is both (passes = 2).
+    """
+    found, held, outer = [], row.payload, row.size
     for tier, ways in zip(hardware.tiers, spans(hardware, row), strict=True):
         outer = outer / ways
         if row.collective == "all_reduce":
             passes = 2.0 - SAVED * tier.reduction * minimum(ways - 1.0, 1.0)
-            steps = passes * tree_steps(ways)
+            steps = passes * reduction_steps(tier, ways)
         else:
             passes, steps = 1.0, ring_steps(tier, ways, outer)
-        total = total + tier_time(tier, ways, held, passes, steps)
+        steps = steps + START * minimum(ways - 1.0, 1.0)
+        sent = passes * (ways - 1.0) / ways * held
+        found.append(Crossing(link=send_time(tier, ways, sent, passes), steps=steps * tier.latency))
         held = held / ways
-    return total
+    return tuple(found)
 
 
-def all_to_all_time(hardware: Hardware, row: Row) -> Leaf:
-    """Seconds of an all-to-all: each member gets 1 / g of the payload, over the nearest tier that holds both.
+def _exchange(hardware: Hardware, row: Row) -> tuple[Crossing, ...]:
+    """An all-to-all: each member gets 1 / g of the payload, over the nearest tier that holds both.
 
-    Messages to the own domain and beyond it leave by different links at the same time, so the slower tier decides.
     An item whose `fan` copies go to members at random crosses into a unit once and is copied there: of r other units,
     each with a share p of the members, it reaches r (1 - (1 - p)^fan) (DeepEP and HybridEP: once a node, once a chip).
 
@@ -107,30 +145,25 @@ def all_to_all_time(hardware: Hardware, row: Row) -> Leaf:
     >>> from coopt.tree import replace
     >>> net = Hardware(tiers=(Tier(size=8., bandwidth=4e11), Tier(bandwidth=5e10)))
     >>> sent = Row(collective="all_to_all", payload=8e8, size=32.)
-    >>> [round(float(all_to_all_time(net, one)) * 1e3, 2) for one in (sent, replace(sent, fan=8.0))]
+    >>> [round(float(collective_time(net, one)) * 1e3, 2) for one in (sent, replace(sent, fan=8.0))]
     [12.0, 5.4]
     """
-    inside: Leaf = 1.0
-    slowest: Leaf = 0.0
+    found, inside = [], 1.0
     for tier, ways in zip(hardware.tiers, spans(hardware, row), strict=True):
         reached = inside * ways
         missed = log(at_least(1.0 - inside / row.size, 1e-30))
         units = (reached - inside) / inside  # units of this tier but the own one
         away = row.payload / row.fan * units * (1.0 - exp(row.fan * missed))
         steps = (START + 1.0) * minimum(ways - 1.0, 1.0)
-        slowest = maximum(slowest, send_time(tier, ways, away) + steps * tier.latency)
+        found.append(Crossing(link=send_time(tier, ways, away), steps=steps * tier.latency))
         inside = reached
-    return slowest
+    return tuple(found)
 
 
-def p2p_time(hardware: Hardware, row: Row) -> Leaf:
-    """Seconds of one message to the neighbour `stride` chips away, over the first tier that holds both."""
-    time: Leaf = 0.0
-    for position in range(len(hardware.tiers) - 1, -1, -1):
-        tier = hardware.tiers[position]
-        here = row.payload / rate(tier, 2.0) + tier.latency
-        if position == len(hardware.tiers) - 1:
-            time = here
-        else:
-            time = where(row.stride * row.size <= tier.size + 0.5, here, time)
-    return time
+def _message(hardware: Hardware, row: Row) -> tuple[Crossing, ...]:
+    """One message to the neighbour `stride` chips away, over the first tier that holds both."""
+    found, beyond = [], len(hardware.tiers) - 1
+    for position, tier in enumerate(hardware.tiers):
+        reaches = True if position == beyond else row.stride * row.size <= tier.size + 0.5
+        found.append(Crossing(link=row.payload / rate(tier, 2.0), steps=tier.latency, reaches=reaches))
+    return tuple(found)

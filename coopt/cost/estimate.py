@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from coopt.cost import machine
-from coopt.cost.collectives import collective_time
-from coopt.cost.overlap import COMPUTE, Layer, launches, layer_time, ratio, shows, total, waiting
+from coopt.cost.collectives import crossed, joined, links
+from coopt.cost.overlap import COMPUTE, Busy, Hidden, Layer, launches, layer_time, linked, shows, total, waiting
 from coopt.cost.pipeline import Pipeline, pipeline
 from coopt.cost.roofline import compute_share, compute_time, memory_time, peak, supported
 from coopt.spec.nouns import BOUNDS, VERDICTS, Cost, Hardware, Leaf, Ops, Row
@@ -15,16 +17,17 @@ EXTRA_ROWS = ("dispatch", "bubble", "overhead", "stragglers")
 BACKWARD_SHARE = 2.0 / 3.0
 
 
-def busy_time(hardware: Hardware, row: Row) -> Leaf:
-    """Seconds of one occurrence of a row, alone."""
+def alone(hardware: Hardware, row: Row) -> Busy:
+    """What one occurrence of a row takes where nothing else runs."""
     if row.kind in ("collective", "p2p"):
-        time = collective_time(hardware, row)
+        tiers = crossed(hardware, row)
+        time = joined(row, tiers)
         if row.scope == "layer" and row.group == "data":  # copies of the parts, where it gathers into a list
             time = time + maximum(row.launches - 1.0, 0.0) * hardware.kernel
-        return time
+        return Busy(time=time, links=links(row, tiers))
     if row.kind == "host":
-        return row.payload / at_least(hardware.host_bandwidth, 1.0)
-    return compute_time(hardware, row)
+        return Busy(time=row.payload / at_least(hardware.host_bandwidth, 1.0))
+    return Busy(time=compute_time(hardware, row))
 
 
 def estimate(ops: Ops, hardware: Hardware) -> Cost:
@@ -36,13 +39,10 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
     `verdict` other than 0 and is priced all the same; a price or power that is not known gives NaN.
     """
     rows = ops.rows
-    busy = tuple(busy_time(hardware, row) for row in rows)
+    busy = tuple(alone(hardware, row) for row in rows)
     layer = layer_time(ops, hardware, busy)
     flow = pipeline(ops, hardware, busy, layer)
-    # Weight and gradient collectives of the step, behind the backward pass of the last micro-batch.
-    data = total(rows, busy, "step", groups=("data",))
-    most = maximum(ops.layers_first, maximum(ops.layers_middle, ops.layers_last))
-    shown = shows(data, hardware.hide_data, most * layer.time * BACKWARD_SHARE)
+    shown, shares = at_the_end(ops, hardware, busy, layer, flow)
     optimizer = total(rows, busy, "step", groups=None)
     waits = waiting(hardware, ops.eager * launches(rows, "step"), optimizer)
     work = flow.time + shown + optimizer + waits
@@ -52,7 +52,8 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
     step_time = work + overhead + stragglers
 
     extra = (flow.waiting + waits, flow.bubble, overhead, stragglers)
-    time = tuple(exposed(row, t, flow, layer, step=ratio(shown, data)) for row, t in zip(rows, busy, strict=True))
+    alike = tuple(one.time for one in busy)
+    time = tuple(exposed(row, t, flow, layer, step=shares) for row, t in zip(rows, alike, strict=True))
     # sums of the few scopes, not of the many rows: a sweep needs this number and not the rows
     shown_of = {"layer": flow.layers, "first": flow.first, "last": flow.last, "step": 1.0}
     computing = sum(shown_of[scope] * total(rows, busy, scope, groups=None) for scope in shown_of)
@@ -69,12 +70,35 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
         goodput=machine.goodput(hardware, ops.chips),
         names=tuple(row.name for row in rows) + EXTRA_ROWS,
         time=time + extra,
-        busy=tuple(often(row, flow) * t for row, t in zip(rows, busy, strict=True)) + extra,
-        once=busy + extra,
-        bound=tuple(bound(hardware, row, t) for row, t in zip(rows, busy, strict=True))
+        busy=tuple(often(row, flow) * t for row, t in zip(rows, alike, strict=True)) + extra,
+        once=alike + extra,
+        bound=tuple(bound(hardware, row, t) for row, t in zip(rows, alike, strict=True))
         + (float(BOUNDS.index("overhead")),) * len(extra),
         parts=ops.memory,
     )
+
+
+def at_the_end(
+    ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], layer: Layer, flow: Pipeline
+) -> tuple[Leaf, Mapping[str, Leaf]]:
+    """Seconds of the step's own collectives that show, and the share of each group.
+
+    Weights and gradients go behind the backward pass of the last micro-batch, on links that its layers use as well.
+    Sums between copies hide as far as the stack starts them before that pass is done.
+    """
+    most = maximum(ops.layers_first, maximum(ops.layers_middle, ops.layers_last)) * BACKWARD_SHARE
+    window = most * layer.time + BACKWARD_SHARE * flow.stuck
+    kinds = tuple(
+        Hidden(
+            time=total(ops.rows, busy, "step", groups=(group,)),
+            share=share,
+            links=linked(ops.rows, busy, "step", groups=(group,)),
+            cores=hardware.stolen,
+        )
+        for group, share in (("data", hardware.hide_data), ("copies", hardware.hide_data * (1.0 - ops.scan)))
+    )
+    shown, (data, copies) = shows(window, *kinds, under=tuple(most * link for link in layer.links))
+    return shown, {"data": data, "copies": copies}
 
 
 def often(row: Row, flow: Pipeline) -> Leaf:
@@ -83,13 +107,13 @@ def often(row: Row, flow: Pipeline) -> Leaf:
     return times[row.scope] * row.count
 
 
-def exposed(row: Row, time: Leaf, flow: Pipeline, layer: Layer, *, step: Leaf) -> Leaf:
+def exposed(row: Row, time: Leaf, flow: Pipeline, layer: Layer, *, step: Mapping[str, Leaf]) -> Leaf:
     """Seconds of a step that a row adds: all of its compute, and what shows of its communication."""
     all_of_it = often(row, flow) * time
     if row.kind in COMPUTE or row.scope in ("first", "last"):
         return all_of_it
     if row.scope == "step":
-        return all_of_it * step
+        return all_of_it * step[row.group]
     share = {"data": layer.data, "host": layer.host, "pipeline": flow.send}
     return all_of_it * share.get(row.group, layer.tensor)
 

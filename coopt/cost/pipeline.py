@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coopt.cost.overlap import Layer, launches, ratio, shows, total, waiting
+from coopt.cost.overlap import Busy, Hidden, Layer, launches, linked, shows, total, waiting
 from coopt.spec.nouns import Hardware, Leaf, Ops
 from coopt.tree import struct
 from coopt.xp import logical_or, maximum, minimum, where
@@ -23,9 +23,10 @@ class Pipeline:
     stage: Leaf = 0.0  # micro-batches whose message to the next stage shows
     waiting: Leaf = 0.0  # s the device waits for the host
     send: Leaf = 0.0  # share of the message to the next stage that shows
+    stuck: Leaf = 0.0  # s of that a micro-batch
 
 
-def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer) -> Pipeline:
+def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], layer: Layer) -> Pipeline:
     """M max t_s + (sum t_s - max t_s) / v, with t_s the time of stage s for one micro-batch and v chunks a stage.
 
     That is 1F1B with unequal stages exactly when one stage is the slowest; interleaving divides the rest by v, and
@@ -44,7 +45,8 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer)
     # it hides behind the other chunks of the stage, where there are any
     under = where(ops.chunks > 1.5, ops.overlap, 0.0)
     fewest = minimum(ops.layers_first, minimum(ops.layers_middle, ops.layers_last))
-    send = shows(sent, under, fewest * layer.time)
+    message = Hidden(time=sent, share=under, links=linked(rows, busy, "stage", groups=("pipeline",)))
+    send, (send_shows,) = shows(fewest * layer.time, message, under=tuple(fewest * link for link in layer.links))
     first = ops.layers_first * layer.time + ends["first"] + where(single, ends["last"], send)
     last = ops.layers_last * layer.time + ends["last"] + where(single, ends["first"], send)
     middle = where(ops.stages > 2.5, ops.layers_middle * layer.time + send, 0.0)
@@ -67,6 +69,7 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Leaf, ...], layer: Layer)
         first=on_first,
         last=on_last,
         stage=where(single, 0.0, m),
-        send=ratio(send, sent),
+        send=send_shows,
+        stuck=where(single, 0.0, send),
         waiting=m * layers * layer.dispatch + on_first * waits["first"] + on_last * waits["last"],
     )

@@ -149,7 +149,7 @@ def build(design: Design, process: Process) -> Hardware:
         vector=vector,
         score=1.0 / (design.exponentials * design.clock) + blocks.softmax / vector,
         pointwise=blocks.pointwise / vector,
-        spill=1.0 / sqrt(design.sram),
+        spill=sqrt(design.dies / design.sram),  # a die blocks its own part of a product in its own SRAM
         edge=design.edge,
         bandwidth=design.stacks * memory.bandwidth,
         memory=design.stacks * memory.capacity * reached.usable,
@@ -172,6 +172,8 @@ def build(design: Design, process: Process) -> Hardware:
         failure_rate=1.0 / around_it.interval,
         restart=around_it.restart,
         checkpoint=around_it.checkpoint,
+        repair=around_it.repair,
+        blast=design.domain,
         sigma=reached.sigma,
     )
     family = {name: getattr(reached, name) for name in FAMILY}

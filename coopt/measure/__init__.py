@@ -56,7 +56,7 @@ def measure(
         raise Refused(Problem(field="isolation", expected="one of " + ", ".join(ISOLATION), got=repr(isolation)[:40]))
     job = block_job(model, layout, seq_len=seq_len, **more)
     with workers.serial() if isolation == "none" else workers.process(preload=(JOB,)) as executor:
-        outcome = executor.run(f"{JOB}:run_job", job, deadline_s=deadline_s, lease=DEVICE)
+        outcome = executor.run(workers.Job(f"{JOB}:run_job", job, deadline_s, lease=DEVICE))
     answer = outcome.result or {}
     phases = answer.get("phases", {})
     return {

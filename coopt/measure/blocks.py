@@ -54,7 +54,9 @@ class Layer(nnx.Module):
         self.constrain = constrain
         self.mixer_norm = Norm(d_model, formats, kind=norm)
         if kind.mixer == "mla":
-            self.mixer = LatentAttention(d_model, kind, formats, constrain, selective=selective)
+            self.mixer = LatentAttention(
+                d_model, kind, formats, constrain, selective=selective, implementation=implementation
+            )
         else:
             self.mixer = Attention(
                 d_model,

@@ -7,20 +7,21 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import flax
 import jax
 import jaxlib
 
-from coopt.measure import hlo
+from coopt.measure import hlo, kept, load
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """A compiled program with the compiler's own figures, each for one device; NaN is unknown, never zero."""
 
-    program: Any
+    program: Any  # None: its figures were read from where they are kept
     lower_s: float
     compile_s: float
     flops: float
@@ -30,7 +31,8 @@ class Compiled:
     products: int
     loops: int  # where there is one, flops and bytes count its body once
     digest: str
-    text: str = ""  # of the module
+    resident: float  # B that the process which compiled it held at most
+    text: str  # of the module
 
 
 def compile_program(
@@ -39,34 +41,49 @@ def compile_program(
     *,
     out_shardings: Any = None,
     donate: tuple[int, ...] = (),
+    shelf: kept.Shelf = kept.NONE,
     report: Callable[[str], None] = lambda phase: None,
 ) -> Compiled:
-    """Compiles a function for abstract arguments (`jax.ShapeDtypeStruct` with shardings); no array is made."""
+    """Compiles a function for abstract arguments (`jax.ShapeDtypeStruct` with shardings); no array is made.
+
+    What was compiled before is read from the `shelf`, where there is one: figures and text, and no program to run.
+    """
     options = {} if out_shardings is None else {"out_shardings": out_shardings}
     options |= {"donate_argnums": donate} if donate else {}
     report("lower")
     started = time.perf_counter()
     lowered = jax.jit(function, **options).lower(*arguments)
-    lowered_at = time.perf_counter()
-    report("compile")
-    program = lowered.compile()
-    compiled_at = time.perf_counter()
-    text = program.as_text() or ""
-    costs = program.cost_analysis() or {}
-    costs = costs[0] if isinstance(costs, list) else costs
+    lower_s = time.perf_counter() - started
+    key = lowered.as_text() if shelf.folder else ""
+    program, made = None, kept.read(shelf, key)
+    if made is None:
+        report("compile")
+        started = time.perf_counter()
+        program = lowered.compile(compiler_options=dict(shelf.options) or None)
+        made = _figures(program) | {"compile_s": time.perf_counter() - started, "versions": dict(shelf.versions)}
+        kept.write(shelf, key, made)
+    text = made["text"]
     return Compiled(
         program=program,
-        lower_s=lowered_at - started,
-        compile_s=compiled_at - lowered_at,
-        flops=known(costs.get("flops")),
-        bytes=known(costs.get("bytes accessed")),
-        memory=memory_of(program.memory_analysis()),
+        lower_s=lower_s,
+        **{name: made[name] for name in ("compile_s", "flops", "bytes", "memory", "resident", "text")},
         collectives=hlo.collectives(text),
         products=hlo.products(text),
         loops=hlo.loops(text),
         digest=hlo.digest(text),
-        text=text,
     )
+
+
+def _figures(program: Any) -> dict[str, Any]:
+    costs = program.cost_analysis() or {}
+    costs = costs[0] if isinstance(costs, list) else costs
+    return {
+        "text": program.as_text() or "",
+        "memory": memory_of(program.memory_analysis()),
+        "flops": known(costs.get("flops")),
+        "bytes": known(costs.get("bytes accessed")),
+        "resident": load.resident(),
+    }
 
 
 def said(compiled: Compiled) -> dict[str, Any]:
@@ -109,3 +126,11 @@ def versions() -> dict[str, str]:
         "flax": flax.__version__,
         "python": platform.python_version(),
     }
+
+
+def toolchain() -> dict[str, str]:
+    """Versions that a compiled program depends on; the compiler of TPUs among them where it is installed."""
+    try:
+        return versions() | {"libtpu": metadata.version("libtpu")}
+    except metadata.PackageNotFoundError:
+        return versions()

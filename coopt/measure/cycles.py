@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from coopt.measure.alone import alone
-from coopt.measure.schedule import Product, Row, schedule
+from coopt.measure.schedule import Layers, Product, Row, schedule
 
 
 def described(
     text: str,
     devices: Sequence[Any],
     *,
-    layers: int = 1,
-    of: int = 1,
+    layers: Layers = (),
     folder: str | None = None,
     report: Callable[[str], None] = lambda phase: None,
 ) -> dict[str, Any]:
@@ -28,10 +27,10 @@ def described(
 
     Args:
       devices: of the mesh, in its order: collectives number them so.
-      layers, of: see `schedule`.
+      layers: see `schedule`.
       folder: where products compiled alone are kept.
     """
-    found = schedule(text, layers=layers, of=of)
+    found = schedule(text, layers=layers)
     single = alone((p for row in found.rows for p in row.products), devices[0], folder=folder, report=report)
     cores = 1 + max((getattr(d, "core_on_chip", 0) for d in devices), default=0)
     return {

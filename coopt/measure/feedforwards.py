@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from coopt.measure.formats import Formats
+from coopt.measure.linear import linear
 from coopt.measure.mixers import Constrain
 from coopt.measure.weights import parameter
 from coopt.spec.nouns import LayerKind
@@ -44,7 +45,7 @@ class Perceptron(nnx.Module):
         f = self.formats
 
         def product(a, weight, bias):
-            y = jnp.einsum("bsi,io->bso", a.astype(f.linear), weight[...].astype(f.linear), precision=f.precision)
+            y = linear(f, "bsi,io->bso", a, weight)
             return y if bias is None else y + bias[...]
 
         with jax.named_scope(f"{self.scope}up"):
@@ -130,7 +131,7 @@ class Experts(nnx.Module):
         f = self.formats
 
         def product(a, weight, bias):
-            y = jnp.einsum("beci,eio->beco", a, weight[...].astype(f.linear), precision=f.precision)
+            y = linear(f, "beci,eio->beco", a, weight)
             return y if bias is None else y + bias[...][:, None, :]
 
         with jax.named_scope("mlp.expert_up"):

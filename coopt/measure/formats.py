@@ -11,7 +11,7 @@ from coopt.problems import Problem, Refused
 from coopt.spec.nouns import TYPES, Precision
 
 DTYPES = {"fp32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
-BUILT = tuple(DTYPES)
+QUANTISED = {"int8": jnp.int8}  # products with weights alone, from operands in bf16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +24,22 @@ class Formats:
     activation: jnp.dtype
     weight: jnp.dtype
     precision: jax.lax.Precision  # of float32 products: HIGHEST is true float32, DEFAULT what the device does at speed
+    quantised: jnp.dtype | None = None  # what operands of products with weights are scaled to, where they are
 
 
 def formats_of(recipe: Precision) -> Formats:
     """The JAX types of a recipe; refuses, by name, the formats for which no block is built."""
     names = {f: TYPES[int(getattr(recipe, f))] for f in ("linear", "attention", "head")}
+    built = {"linear": (*DTYPES, *QUANTISED), "attention": tuple(DTYPES), "head": tuple(DTYPES)}
     problems = [
-        Problem(field=f"layout.precision.{field}", expected=f"one of {', '.join(BUILT)}", got=name, hint=_HINT)
+        Problem(field=f"layout.precision.{field}", expected=f"one of {', '.join(built[field])}", got=name, hint=_HINT)
         for field, name in names.items()
-        if name not in DTYPES
+        if name not in built[field]
     ]
     if problems:
         raise Refused(*problems)
-    linear = jnp.dtype(DTYPES[names["linear"]])
+    quantised = QUANTISED.get(names["linear"])
+    linear = jnp.dtype(DTYPES["bf16" if quantised else names["linear"]])
     return Formats(
         linear=linear,
         attention=jnp.dtype(DTYPES[names["attention"]]),
@@ -44,6 +47,7 @@ def formats_of(recipe: Precision) -> Formats:
         activation=_of_size(float(recipe.activation), linear, "activation"),
         weight=_of_size(float(recipe.weight), linear, "weight"),
         precision=jax.lax.Precision.HIGHEST if names["linear"] == "fp32" else jax.lax.Precision.DEFAULT,
+        quantised=jnp.dtype(quantised) if quantised else None,
     )
 
 

@@ -6,8 +6,6 @@ import dataclasses
 import math
 import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -88,11 +86,6 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def resident() -> float:
-    """The most bytes of memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
 
 def available_memory() -> float:

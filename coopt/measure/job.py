@@ -23,7 +23,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from coopt.measure import alone, clock, compile, cycles, energy, flops, host, program, step, sweep, topology, train
+from coopt.measure import (
+    alone,
+    clock,
+    compile,
+    cycles,
+    energy,
+    flops,
+    host,
+    kept,
+    program,
+    step,
+    sweep,
+    topology,
+    train,
+)
 from coopt.measure import candidate as candidates
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
@@ -34,11 +48,11 @@ Report = Callable[[str], None]
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed texts "
-    "energy cache",
+    "flags energy cache",
     "program": "program budget_s attempts peak_flops memory seed cache",
     "host": "budget_s cache",
-    "step": "model layout seq_len layers target texts cache",
-    "products": "target sizes texts cache",
+    "step": "model layout seq_len layers target texts flags cache",
+    "products": "target sizes elementwise texts cache",
     "sweep": "points budget_s precision seed target cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
 }
@@ -102,11 +116,14 @@ def _block(job: dict, report: Report) -> dict:
     target = topology.acquire(str(job.get("target", "local")), chip=job.get("chip"))
     own = str(job.get("block") or "")
     built = candidates.build(model, layout, part=part, layer=layer, seq_len=seq_len, devices=target.devices, own=own)
+    # What runs here is compiled here: of what is read, there is no program.
+    folder = None if target.runs else job.get("texts")
+    shelf = kept.shelf_of({**job, "texts": folder}, target.name, compile.toolchain())
     compiled = {}
     for name, made in (("forward", candidates.forward), ("forward_backward", candidates.backward)):
         function, arguments, places = made(built)
         compiled[name] = compile.compile_program(
-            clock.counted(function), (*arguments, COUNT), out_shardings=(places, None), report=report
+            clock.counted(function), (*arguments, COUNT), out_shardings=(places, None), shelf=shelf, report=report
         )
     device = target.devices[0]
     answer = {
@@ -128,7 +145,7 @@ def _block(job: dict, report: Report) -> dict:
         for name, made in (("forward", candidates.forward), ("forward_backward", candidates.backward)):
             function, arguments, _ = made(built)
             answer["phases"][name]["flops"] = flops.products(function, arguments) / built.mesh.size
-    answer["resident"] = host.resident()
+    answer["resident"] = max(one.resident for one in compiled.values())
     answer |= {"flops": answer["phases"]["forward_backward"]["flops"], "bytes": both.bytes, "digest": both.digest}
     answer["memory"] = both.memory.get("total", math.nan)
     available = host.room(device, job) if target.runs else real(job, "memory", 0.0) or math.nan

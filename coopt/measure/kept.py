@@ -1,66 +1,75 @@
-"""Compiled texts kept on disk: a pod's program takes minutes to compile, and reading it again takes none."""
+"""What compiled programs said, kept on disk: a pod's takes minutes to compile, and reading it again takes none."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable
-from importlib import metadata
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coopt.measure import host
-from coopt.measure.compile import known, memory_of, versions
+from coopt.problems import Problem, Refused
+
+ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # what else tells a compiler what to do
 
 
-def compiled(
-    lowered: Any, *, target: str, folder: str | None = None, report: Callable[[str], None] = lambda phase: None
-) -> dict[str, Any]:
-    """What compiling a lowered program gave: `text`, `memory`, `resident` (B), `flops`, `bytes`, `compile_s`.
+@dataclasses.dataclass(frozen=True)
+class Shelf:
+    """Where programs' figures are kept, and all that they depend on besides a program's own text."""
 
-    The figures of a program that was compiled before, for the same target by the same compiler, are read from
-    `folder`; a file that cannot be read is made again.
-    """
-    name = hashlib.sha256(json.dumps([target, toolchain(), lowered.as_text()]).encode()).hexdigest()[:32]
-    path = Path(folder) / f"{name}.json.gz" if folder else None
-    if path is not None and (found := _read(path)):
-        return found
-    report("compile")
-    started = time.perf_counter()
-    program = lowered.compile()
-    seconds = time.perf_counter() - started
-    costs = program.cost_analysis() or {}
-    costs = costs[0] if isinstance(costs, list) else costs
-    made = {
-        "text": program.as_text() or "",
-        "memory": memory_of(program.memory_analysis()),
-        "flops": known(costs.get("flops")),
-        "bytes": known(costs.get("bytes accessed")),
-        "compile_s": seconds,
-        "resident": host.resident(),
-        "versions": toolchain(),
-    }
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(f".{os.getpid()}")
-        whole.write_bytes(gzip.compress(json.dumps(made).encode(), 3))
-        whole.replace(path)
-    return made
+    target: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the compiler
+    folder: str | None = None  # None: nothing is kept
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+NONE = Shelf()
+
+
+def shelf_of(job: Mapping[str, Any], target: str, versions: Mapping[str, str]) -> Shelf:
+    """The shelf of a job by its fields `texts` (a folder), `flags` (of the compiler) and `chip` (a described GPU)."""
+    chip = json.dumps(job["chip"], sort_keys=True) if job.get("chip") else ""
+    return Shelf(target + chip, versions, options(str(job.get("flags") or "")), job.get("texts"))
+
+
+def read(shelf: Shelf, text: str) -> dict[str, Any] | None:
+    """What was kept of a lowered program; None where it is new, or its file is damaged."""
     try:
-        return json.loads(gzip.decompress(path.read_bytes()))
+        return json.loads(gzip.decompress(_file(shelf, text).read_bytes())) if shelf.folder else None
     except (OSError, EOFError, ValueError):
         return None
 
 
-def toolchain() -> dict[str, str]:
-    """Versions that a compiled program depends on; the compiler of TPUs among them where it is installed."""
-    try:
-        return versions() | {"libtpu": metadata.version("libtpu")}
-    except metadata.PackageNotFoundError:
-        return versions()
+def write(shelf: Shelf, text: str, made: Mapping[str, Any]) -> None:
+    """Keeps the figures of a program, whole or not at all."""
+    if not shelf.folder:
+        return
+    path = _file(shelf, text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_suffix(f".{os.getpid()}")
+    whole.write_bytes(gzip.compress(json.dumps(made).encode(), 3))
+    whole.replace(path)
+
+
+def _file(shelf: Shelf, text: str) -> Path:
+    said = [shelf.target, shelf.versions, text]
+    flags = {name: os.environ[name] for name in ENVIRONMENT if os.environ.get(name)} | dict(shelf.options)
+    digest = hashlib.sha256(json.dumps([*said, flags] if flags else said).encode()).hexdigest()
+    return Path(str(shelf.folder)) / f"{digest[:32]}.json.gz"
+
+
+def options(flags: str) -> dict[str, str]:
+    """Options of a compiler from the way its flags are written on a command line; a later one wins.
+
+    >>> options("--xla_enable_async_all_gather=true --xla_tpu_scoped_vmem_limit_kib=81920 --xla_a")
+    {'xla_enable_async_all_gather': 'true', 'xla_tpu_scoped_vmem_limit_kib': '81920', 'xla_a': 'true'}
+    """
+    words = flags.split()
+    if bad := [word for word in words if not re.fullmatch(r"--\w+(=\S*)?", word)]:
+        expected = "flags of XLA, such as --xla_enable_async_all_gather=true"
+        raise Refused(*(Problem(field="flags", expected=expected, got=word[:60]) for word in bad))
+    return {name: value or "true" for name, _, value in (word[2:].partition("=") for word in words)}

@@ -1,10 +1,12 @@
-"""How much of this machine others use while something is timed."""
+"""How much of this machine others use while something is timed, and how much memory this process held."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -39,3 +41,8 @@ def _busy() -> tuple[float, float]:
         return math.nan, math.nan
     tick = 1.0 / os.sysconf("SC_CLK_TCK")
     return (sum(ticks) - ticks[3] - ticks[4]) * tick, sum(ticks) * tick  # less idle, and waiting for disks
+
+
+def resident() -> float:
+    """The most bytes of memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from coopt.measure.formats import Formats
+from coopt.measure.linear import linear
 from coopt.measure.norms import Norm
 from coopt.measure.weights import parameter
 from coopt.spec.nouns import LayerKind
@@ -99,11 +100,7 @@ class Attention(nnx.Module):
         """(batch, sequence, d_model) to the same."""
         f = self.formats
         with jax.named_scope("attn.qkv"):
-            h = x.astype(f.linear)
-            q, k, v = (
-                jnp.einsum("bsd,dhk->bshk", h, w[...].astype(f.linear), precision=f.precision)
-                for w in (self.q, self.k, self.v)
-            )
+            q, k, v = (linear(f, "bsd,dhk->bshk", x, weight) for weight in (self.q, self.k, self.v))
             if self.bias:
                 q, k, v = (a + b[...] for a, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias)))
         if self.rotary:
@@ -114,20 +111,30 @@ class Attention(nnx.Module):
         with jax.named_scope("attention"):
             mixed = self.core(*(a.astype(f.attention) for a in (q, k, v)))
         with jax.named_scope("attn.out"):
-            mixed = self.constrain(mixed, "batch", "sequence", "heads", None).astype(f.linear)
-            y = jnp.einsum("bshk,hkd->bsd", mixed, self.o[...].astype(f.linear), precision=f.precision)
+            mixed = self.constrain(mixed, "batch", "sequence", "heads", None)
+            y = linear(f, "bshk,hkd->bsd", mixed, self.o)
             return (y + self.o_bias[...] if self.bias else y).astype(f.activation)
 
 
 class LatentAttention(nnx.Module):
     """Multi-head latent attention in training form (DeepSeek-V2, arXiv:2405.04434, section 2.1)."""
 
-    def __init__(self, d_model: int, kind: LayerKind, formats: Formats, constrain: Constrain, *, selective: bool):
+    def __init__(
+        self,
+        d_model: int,
+        kind: LayerKind,
+        formats: Formats,
+        constrain: Constrain,
+        *,
+        selective: bool,
+        implementation: Implementation = None,
+    ):
         heads, size, rope, value = (int(v) for v in (kind.heads, kind.head_dim, kind.rope_dim, kind.v_dim))
         q_rank, kv_rank = int(kind.q_rank), int(kind.kv_rank)
         self.formats, self.constrain = formats, constrain
         self.size, self.rope, self.kv_rank, self.low_rank_query = size, rope, kv_rank, q_rank > 0
-        self.core = jax.checkpoint(written_out) if selective else written_out
+        core = implementation if callable(implementation) else written_out
+        self.core = jax.checkpoint(core) if selective else core
         if q_rank:
             self.q_down = parameter((d_model, q_rank), formats.weight)
             self.q_norm = Norm(q_rank, formats, kind="rms")
@@ -145,7 +152,7 @@ class LatentAttention(nnx.Module):
 
         def product(name, equation, a, weight):
             with jax.named_scope(f"attn.{name}"):
-                return jnp.einsum(equation, a.astype(f.linear), weight[...].astype(f.linear), precision=f.precision)
+                return linear(f, equation, a, weight)
 
         def normal(norm, a):
             with jax.named_scope("attn.latent_norm"):

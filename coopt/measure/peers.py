@@ -29,7 +29,8 @@ def run_peer(job: dict, report: Callable[[str], None] = lambda phase: None) -> d
 
     Args:
       job: a block's `model`, `layout` and `seq_len` (see `coopt.measure.jobs.block_job`), `repeats`, and `peers`:
-        {"address": "host:port of rank 0", "count": 2, "rank": 0, "devices": 1}; `devices` are those of a CPU.
+        {"address": "host:port of rank 0", "count": 2, "rank": 0, "devices": 1}, `devices` those of a CPU; or
+        {"launched": True} where srun, mpirun or a TPU's runtime has told JAX all of it.
       report: hears the name of each phase.
 
     Raises:
@@ -37,26 +38,41 @@ def run_peer(job: dict, report: Callable[[str], None] = lambda phase: None) -> d
     """
     peers = job.get("peers") or {}
     unknown = sorted(set(job) - set(FIELDS))
-    if unknown or not 0 <= int(peers.get("rank", -1)) < int(peers.get("count", 0)):
+    known = peers.get("launched") is True or 0 <= int(peers.get("rank", -1)) < int(peers.get("count", 0))
+    if unknown or not known:
         got = ", ".join(unknown) or f"peers {peers}"
         raise Refused(Problem(field="job", expected=f"fields among {', '.join(FIELDS)}, a rank below count", got=got))
     report("join")
-    # Before there is a backend: on a CPU the number of devices is ours to say, one a peer.
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in flag]
-    os.environ["XLA_FLAGS"] = " ".join(flags)
-    jax.config.update("jax_num_cpu_devices", int(peers.get("devices", 1)))
-    jax.distributed.initialize(str(peers["address"]), int(peers["count"]), int(peers["rank"]),
-                               initialization_timeout=JOIN, heartbeat_timeout_seconds=SILENT,
-                               shutdown_timeout_seconds=SILENT)  # fmt: skip
+    _join(peers)
     try:
         with jax.enable_x64(False):
-            return finite({"versions": compile.versions()} | _timed(job, peers, report))
+            return finite({"versions": compile.versions()} | _timed(job, report))
     finally:
         report("leave")
         jax.distributed.shutdown()
 
 
-def _timed(job: dict, peers: dict, report: Callable[[str], None]) -> dict[str, Any]:
+def _join(peers: dict) -> None:
+    """Meets the other peers, before there is a backend."""
+    # On a CPU the number of devices is ours to say.
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in flag]
+    os.environ["XLA_FLAGS"] = " ".join(flags)
+    jax.config.update("jax_num_cpu_devices", int(peers.get("devices", 1)))
+    place: dict[str, Any] = {}
+    if "address" in peers:  # of this host alone: nobody else is to reach it
+        place = {"coordinator_address": str(peers["address"]), "num_processes": int(peers["count"]),
+                 "process_id": int(peers["rank"]), "coordinator_bind_address": str(peers["address"])}  # fmt: skip
+    try:
+        jax.distributed.initialize(**place, initialization_timeout=JOIN, heartbeat_timeout_seconds=SILENT,
+                                   shutdown_timeout_seconds=SILENT)  # fmt: skip
+    except ValueError as error:  # JAX found no launcher
+        raise Refused(
+            Problem(field="peers", expected="processes begun by srun, mpirun or the runtime of a TPU slice",
+                    got="none of their variables in the environment", hint="--peers=2 begins two on this machine")
+        ) from error  # fmt: skip
+
+
+def _timed(job: dict, report: Callable[[str], None]) -> dict[str, Any]:
     report("build")
     seed = whole(job, "seed", 0)
     built = candidates.build(model_of(job.get("model")), layout_of(job.get("layout", {})),
@@ -80,7 +96,7 @@ def _timed(job: dict, peers: dict, report: Callable[[str], None]) -> dict[str, A
     times = np.max(np.asarray(multihost_utils.process_allgather(ours)).reshape(-1, len(ours)), axis=0)
     return {
         "outcome": "ok",
-        "rank": int(peers["rank"]),
+        "rank": jax.process_index(),
         "chips": built.mesh.size,
         "processes": jax.process_count(),
         "time": float(np.median(times)),

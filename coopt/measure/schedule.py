@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from coopt.measure import hlo, loops
 from coopt.measure.modules import Instruction, Module, parse
 from coopt.measure.traffic import traffic
 
 DOTS = ("convolution", "dot", "ragged-dot")
+Layers = Sequence[tuple[int, int]]
 _ELEMENTS = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 _STEPS = re.compile(r"-(?:start|update|done)$")
+_DILATED = re.compile(r"window=\{size=([\dx]+)[^}]* lhs_dilate=([\dx]+)")
 _KERNEL = re.compile(r"splash_\w*?(fwd|dkv|dq)")
 
 
@@ -41,7 +43,7 @@ class Row:
     cycles: float  # of one execution; NaN: no estimate
     label: str  # the operation of the program
     traffic: float = 0.0  # B of main memory, one execution
-    products: tuple[Product, ...] = ()  # of a matmul; none where one of them is over batches
+    products: tuple[Product, ...] = ()  # of a matmul, one for each of a batch; none where one could not be read
     kernel: str = ""  # attention: fwd, dq or dkv
     shape: tuple[int, ...] = ()  # attention: batch, heads, sequence, size
     collective: str = ""
@@ -58,12 +60,12 @@ class Schedule:
     unread: tuple[str, ...]
 
 
-def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
+def schedule(text: str, *, layers: Layers = ()) -> Schedule:
     """The rows of a module's text.
 
     Args:
-      layers, of: a program of `layers` layers stands for one of `of`, whose loop goes round that much more often. The
-        compiler may have taken one trip out of the loop.
+      layers: of each kind, how many the program has and how many it stands for; the loop of a kind goes round as much
+        more often. The compiler may have taken one trip out of it, so numbers in the program differ by two or more.
 
     Raises:
       ValueError: there is no such loop.
@@ -71,7 +73,8 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
     module = parse(text)
     rows: list[Row] = []
     unread: list[str] = []
-    longer: list[str] = []  # loops of layers
+    more = {float(trips): (n, of) for n, of in layers if of != n for trips in (n - 1, n)}
+    longer: set[tuple[int, int]] = set()  # whose loops were found
 
     def walk(computation: str, times: float, carried: loops.Carried, outer: bool) -> None:
         for one in module.computations[computation].values():
@@ -81,10 +84,11 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
                     unread.append(one.name)
                     trips = 1.0
                 own = one.label.rpartition("/")[2] in ("while", "")  # the partitioner's loops are named by a product
-                layer = outer and own and layers - 1 <= trips <= layers
+                layer = outer and own and trips in more
                 if layer:
-                    longer.append(one.name)
-                    trips += of - layers
+                    n, of = more[trips]
+                    longer.add((n, of))
+                    trips += of - n
                 body = one.called("body")[0]
                 inner = loops.kept(module, body, loops.carried_by(module, one, computation, carried))
                 walk(body, times * trips, inner, outer and not layer)
@@ -95,8 +99,8 @@ def schedule(text: str, *, layers: int = 1, of: int = 1) -> Schedule:
                 rows.append(found)
 
     walk(module.entry, 1.0, {}, True)
-    if of != layers and not longer:
-        raise ValueError(f"no loop of {layers} layers in the compiled program")
+    if missing := [n for n, of in layers if of != n and (n, of) not in longer]:
+        raise ValueError(f"no loop of {missing[0]} layers in the compiled program")
     return Schedule(tuple(rows), tuple(unread))
 
 
@@ -109,11 +113,11 @@ def row(module: Module, computation: str, one: Instruction, times: float) -> Row
         return None
     if base in hlo.KINDS:
         return _collective(one, one, times, one.operation != base)
-    inside = list(_inside(module, one))
-    dots = [_product(module, name, dot) for name, dot in inside if dot.operation in DOTS]
+    inside = list(_inside(module, one, computation))
+    dots = [_products(module, name, dot) for name, dot in inside if dot.operation in DOTS]
     moved = next((dot for _, dot in inside if _STEPS.sub("", dot.operation) in hlo.KINDS), None)
     if dots:
-        products = tuple(dot for dot in dots if dot) if all(dots) else ()
+        products = tuple(product for dot in dots for product in dot) if all(dots) else ()
         return Row(one.name, "matmul", times, one.cycles, one.label, traffic(module, computation, one), products)
     if moved is not None:
         return _collective(one, moved, times, "async" in one.name + " ".join(one.called()))
@@ -122,7 +126,7 @@ def row(module: Module, computation: str, one: Instruction, times: float) -> Row
     return Row(one.name, "other", times, one.cycles, one.label, traffic(module, computation, one))
 
 
-def _inside(module: Module, one: Instruction, computation: str = "") -> Iterator[tuple[str, Instruction]]:
+def _inside(module: Module, one: Instruction, computation: str) -> Iterator[tuple[str, Instruction]]:
     """The instructions of a fusion, of fusions in it too, each with the computation it stands in."""
     yield computation, one
     if one.operation in ("fusion", "async-start"):
@@ -135,22 +139,26 @@ def _arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
     return [(kind, tuple(int(s) for s in sizes.split(",") if s)) for kind, sizes in _ELEMENTS.findall(shape)]
 
 
-def _product(module: Module, computation: str, dot: Instruction) -> Product | None:
+def _products(module: Module, computation: str, dot: Instruction) -> tuple[Product, ...]:
     """m, n and k of a product from the sizes of both sides and of the result, whatever axes the compiler gave them.
 
-    |lhs| = m k, |rhs| = k n and |out| = m n, so m = sqrt(|lhs| |out| / |rhs|), and so on. None for a product over
-    batches, whose sizes give no whole numbers.
+    |lhs| = m k, |rhs| = k n and |out| = m n, so m = sqrt(|lhs| |out| / |rhs|), and so on. Experts are a batch of
+    products, which the compiler writes as a convolution along an axis whose window, as long as the axis, is dilated so
+    far that each step sees one of them. None where sizes give no whole numbers.
     """
     around = module.computations.get(computation, {})
     shapes = [*(around[name].shape for name in dot.operands[:2] if name in around), dot.shape]
     arrays = [found[0] for shape in shapes if (found := _arrays(shape))]
     if len(arrays) != 3 or not all(math.prod(size) for _, size in arrays):
-        return None
-    left, right, out = (math.prod(size) for _, size in arrays)
+        return ()
+    dilated = _DILATED.search(dot.rest)
+    window = zip(*(map(int, sizes.split("x")) for sizes in dilated.groups()), strict=True) if dilated else ()
+    batch = math.prod(size for size, dilation in window if size == dilation > 1)
+    left, right, out = (math.prod(size) / batch for _, size in arrays)
     m, n, k = (math.sqrt(a * b / c) for a, b, c in ((left, out, right), (right, out, left), (left, right, out)))
     if any(abs(size - round(size)) > 1e-6 * size for size in (m, n, k)):
-        return None
-    return Product(round(m), round(n), round(k), (arrays[0][0], arrays[1][0], arrays[2][0]))
+        return ()
+    return batch * (Product(round(m), round(n), round(k), (arrays[0][0], arrays[1][0], arrays[2][0])),)
 
 
 def _collective(one: Instruction, moved: Instruction, times: float, hidden: bool) -> Row:

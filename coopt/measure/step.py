@@ -7,25 +7,27 @@ decides, from where weights and activations lie.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from coopt.measure import cycles, hlo, kept, sharding, topology
+from coopt.measure import cycles, kept, sharding, topology
 from coopt.measure.blocks import Embedding, Head, Layer
 from coopt.measure.candidate import place
+from coopt.measure.compile import compile_program, toolchain
 from coopt.measure.formats import Formats, formats_of
 from coopt.measure.jobs import layout_of, model_of, whole
+from coopt.measure.mixers import Core
 from coopt.measure.splash import splash
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import RECOMPUTE, Layout, Model
+from coopt.spec.nouns import RECOMPUTE, LayerKind, Layout, Model
 
-LAYERS = 4  # compiled: as many as a loop needs to be a loop
+LAYERS = 4  # of a kind, compiled: as many as a loop needs to be a loop; two more of each further kind
 OPTIMIZER = optax.adamw(3e-4, b1=0.9, b2=0.95, weight_decay=0.1)
 saved = jax.checkpoint_policies
 
@@ -36,8 +38,7 @@ class Step:
 
     function: Callable  # (weights, state, tokens) -> (weights, state, loss)
     arguments: tuple[Any, ...]
-    layers: int  # in the program
-    of: int  # in the model
+    layers: tuple[tuple[int, int], ...]  # of each kind, in the program and in the model
     chips: int
 
 
@@ -53,11 +54,10 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
         raise Refused(Problem(field="target", expected="a TPU slice, such as tpu:v5p:4x4x4", got=target.name))
     layers, seq_len = whole(job, "layers", LAYERS), whole(job, "seq_len")
     built = step(model, layout, seq_len=seq_len, devices=target.devices, layers=layers)
-    report("lower")
-    lowered = jax.jit(built.function, donate_argnums=(0, 1)).lower(*built.arguments)
-    made = kept.compiled(lowered, target=target.name, folder=job.get("texts"), report=report)
+    shelf = kept.shelf_of(job, target.name, toolchain())
+    made = compile_program(built.function, built.arguments, donate=(0, 1), shelf=shelf, report=report)
     devices = built.arguments[-1].sharding.mesh.devices.reshape(-1)
-    told = cycles.described(made["text"], devices, layers=layers, of=built.of, folder=job.get("texts"), report=report)
+    told = cycles.described(made.text, devices, layers=built.layers, folder=job.get("texts"), report=report)
     return {
         "name": "step",
         "outcome": "ok",
@@ -66,64 +66,67 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
         "device": target.devices[0].device_kind,
         "platform": target.platform,
         "chips": built.chips,
-        "layers": [layers, built.of],
-        "flops": made["flops"],
-        "bytes": made["bytes"],
-        "memory": made["memory"],
-        "compile_s": made["compile_s"],
-        "resident": made["resident"],
-        "digest": hlo.digest(made["text"]),
-        "libtpu": made["versions"].get("libtpu", ""),
+        "layers": [sum(n) for n in zip(*built.layers, strict=True)],
+        **{name: getattr(made, name) for name in ("flops", "bytes", "memory", "compile_s", "resident", "digest")},
+        "libtpu": shelf.versions.get("libtpu", ""),
+        "options": dict(shelf.options),
         "schedule": told,
     }
 
 
 def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: int, fused: bool = True) -> Step:
-    """The step of a model of one kind of layer, with only `layers` of them: the loop's body is the same for more.
+    """The step of a model with only a few layers of each kind, in a loop a kind, whose body is the same for more.
 
     `layout.micro_batch` sequences a replica are one step. What a layer keeps for its backward pass: everything without
     recompute; the products of weights with selective recompute; its input alone with full. With `offload`, the
     products of weights are kept in host memory.
 
     Args:
+      layers: of the rarest kind, where it has more; of each next, two more than that.
       fused: attention by the kernel of TPUs; else as XLA writes it.
 
     Raises:
-      Refused: a model of several kinds of layers, or a layout that does not divide, naming each axis.
+      Refused: a layout that does not divide, naming each axis.
     """
-    if len(model.kinds) != 1:
-        raise Refused(Problem(field="model.kinds", expected="one kind of layer", got=f"{len(model.kinds)} kinds"))
     if layout.pp > 1:
         raise Refused(Problem(field="layout.pp", expected="1: a step is one stage", got=f"{layout.pp:g}"))
-    kind = model.kinds[0]
-    sharding.refuse_indivisible(model, kind, layout, seq_len)
+    for kind in model.kinds:
+        sharding.refuse_indivisible(model, kind, layout, seq_len)
     mesh = sharding.mesh_of(sharding.mesh_shape(layout), list(devices))
-    rules = sharding.rules_of(layout, kind)
-    constrain = sharding.constrain_on(mesh, rules)
     computed = formats_of(layout.precision)
     formats = dataclasses.replace(computed, weight=jnp.dtype(jnp.float32))
-    core = splash(mesh, rules, window=int(kind.window) if kind.mixer == "window" else 0) if fused else None
-    parts = nnx.eval_shape(
-        lambda: (
-            Embedding(model, formats, constrain, vocab=int(model.vocab)),
-            Layer(model, kind, formats, constrain, implementation=core or "xla"),
-            Head(model, formats, constrain, vocab=int(model.vocab), tied=False),
-        )
-    )
-    graphs, states = zip(*(nnx.split(part) for part in parts), strict=True)
-    first, layer, last = (place(state, mesh, rules) for state in states)
-    weights = {"first": first, "layers": jax.tree.map(lambda leaf: _stacked(leaf, layers), layer), "last": last}
+    counts = _compiled([int(kind.count) for kind in model.kinds], layers)
+    names = [f"layers_{number}" if number else "layers" for number in range(len(model.kinds))]
+    own = {name: sharding.rules_of(layout, kind) for name, kind in zip(names, model.kinds, strict=True)}
+    rules = own["first"] = own["last"] = own["layers"]
+    constrain = {name: sharding.constrain_on(mesh, own[name]) for name in own}
+
+    def parts() -> dict[str, nnx.Module]:
+        vocab = int(model.vocab)
+        made: dict[str, nnx.Module] = {"first": Embedding(model, formats, constrain["first"], vocab=vocab)}
+        for name, kind in zip(names, model.kinds, strict=True):
+            core = _core(kind, mesh, own[name]) if fused else "xla"
+            made[name] = Layer(model, kind, formats, constrain[name], implementation=core)
+        return made | {"last": Head(model, formats, constrain["last"], vocab=vocab, tied=False)}
+
+    split = {name: nnx.split(part) for name, part in nnx.eval_shape(parts).items()}
+    graphs = {name: graph for name, (graph, _) in split.items()}
+    weights = {name: place(state, mesh, own[name]) for name, (_, state) in split.items()}
+    for name, (count, _) in zip(names, counts, strict=True):
+        weights[name] = jax.tree.map(lambda leaf, n=count: _stacked(leaf, n), weights[name])
     policy = _policy(layout)
 
     def loss(weights, tokens):
-        x = nnx.merge(graphs[0], _cast(weights["first"], computed))(tokens[:, :-1])
+        part = lambda name, own: nnx.merge(graphs[name], _cast(own, computed))  # noqa: E731
+        x = part("first", weights["first"])(tokens[:, :-1])
+        for name in names:
 
-        def one(x, layer):
-            return nnx.merge(graphs[1], _cast(layer, computed))(x), None
+            def one(x, layer, name=name):
+                return part(name, layer)(x), None
 
-        body = one if policy is saved.everything_saveable else jax.checkpoint(one, policy=policy, prevent_cse=False)
-        x, _ = jax.lax.scan(body, x, weights["layers"])
-        return nnx.merge(graphs[2], _cast(weights["last"], computed))(x, tokens[:, 1:])
+            body = one if policy is saved.everything_saveable else jax.checkpoint(one, policy=policy, prevent_cse=False)
+            x, _ = jax.lax.scan(body, x, weights[name])
+        return part("last", weights["last"])(x, tokens[:, 1:])
 
     def function(weights, state, tokens):
         value, gradients = jax.value_and_grad(loss)(weights, tokens)
@@ -133,7 +136,23 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
     batch = int(layout.micro_batch * layout.dp)
     where = NamedSharding(mesh, sharding.spec_of(("batch", None), rules))
     tokens = jax.ShapeDtypeStruct((batch, seq_len + 1), jnp.int32, sharding=where)
-    return Step(function, (weights, _state(weights, mesh), tokens), layers, int(kind.count), mesh.size)
+    return Step(function, (weights, _state(weights, mesh), tokens), counts, mesh.size)
+
+
+def _compiled(counts: Sequence[int], least: int) -> tuple[tuple[int, int], ...]:
+    """Of each kind, how many layers are compiled and how many there are: numbers that a loop's trips tell apart.
+
+    >>> _compiled([32], 4), _compiled([58, 3], 4)
+    (((4, 32),), ((6, 58), (3, 3)))
+    """
+    found = {}
+    for rank, position in enumerate(sorted(range(len(counts)), key=lambda i: counts[i])):
+        found[position] = (min(counts[position], least + 2 * rank), counts[position])
+    return tuple(found[position] for position in range(len(counts)))
+
+
+def _core(kind: LayerKind, mesh: Mesh, rules: sharding.Rules) -> Core:
+    return splash(mesh, rules, window=int(kind.window) if kind.mixer == "window" else 0)
 
 
 def _policy(layout: Layout) -> Callable:

@@ -130,7 +130,7 @@ def _row(operation: Operation, precision: str, budget_s: float, floor: float, de
     if operation.kind == "collective":
         function, abstract = _collective(operation, dtype, devices)
     else:
-        function, shapes = _program(operation, precision)
+        function, shapes = program_of(operation, precision)
         abstract = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
     compiled = compile_program(clock.counted(function), (*abstract, jax.ShapeDtypeStruct((), jnp.int32)))
     generator = np.random.default_rng(0)
@@ -171,7 +171,8 @@ def _flops(operation: Operation) -> float:
     return products[name] * 2.0 * operation.batch * operation.m * operation.n * operation.k
 
 
-def _program(operation: Operation, precision: str) -> tuple[Callable, list[tuple[int, ...]]]:
+def program_of(operation: Operation, precision: str) -> tuple[Callable, list[tuple[int, ...]]]:
+    """An operation as a function of arrays, and their shapes."""
     m, n, k = operation.m, operation.n, operation.k
     exact = jax.lax.Precision.HIGHEST if precision == "fp32" else jax.lax.Precision.DEFAULT
     if operation.kind == "matmul":

@@ -66,6 +66,7 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
         layers_last=split.last,
         type=layout.precision.linear,
         overlap=layout.overlap,
+        scan=layout.scan,
         eager=1.0 - layout.graphs,
         synchronised=_synchronised(model, layout),
         verdict=verdict(model, layout, phase),

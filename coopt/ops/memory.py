@@ -5,7 +5,17 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
 from coopt.ops.optimizer import state
-from coopt.ops.shapes import attended, dense_weights, index_weights, linear_columns, query_key_dim, value_dim
+from coopt.ops.shapes import (
+    CHOSEN,
+    LATENT,
+    RECURRENT,
+    attended,
+    dense_weights,
+    linear_columns,
+    product_dims,
+    query_key_dim,
+    value_dim,
+)
 from coopt.ops.weights import Stages, Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Memory, Model
 from coopt.xp import maximum, minimum, where
@@ -24,15 +34,16 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     qk, v = query_key_dim(kind), value_dim(kind)
     between = tokens / cut.split * d * (4.0 * byte + 2.0 * kind.dropout)
     heads = byte * tokens / tp * (kind.heads * (qk + v) + maximum(kind.kv_heads, tp) * (qk + v))
-    if kind.mixer == "linear":
+    if kind.mixer in RECURRENT:
         heads = byte * tokens / tp * (linear_columns(kind) + 2.0 * kind.heads * v)
-    if kind.mixer == "sparse":  # the indexer: what it projected to, and which keys it chose
-        between = between + tokens * (byte * index_weights(kind) + 4.0 * attended(kind, cut.reach))
-    if kind.mixer == "mla":
-        heads = byte * tokens / tp * kind.heads * (2.0 * qk + 2.0 * v)
+    if kind.mixer in CHOSEN:  # the indexer: what it projected to, and which keys it chose
+        columns = kind.index_heads * (kind.index_dim + 1.0) + kind.index_dim
+        between = between + tokens * (byte * columns + 4.0 * attended(kind, cut.reach))
+    if kind.mixer in LATENT:
+        rows = product_dims(kind) if kind.mixer in CHOSEN else (qk, v)  # absorbed queries, mixed rows
+        heads = byte * tokens / tp * kind.heads * (qk + v + sum(rows))
         between = between + 2.0 * byte * tokens / cut.split * (kind.q_rank + kind.kv_rank + kind.rope_dim)
-    plain = 0.0 if kind.mixer == "linear" else 1.0 - layout.fused_attention
-    scores = plain * tokens * cut.seq_len * kind.heads / tp
+    scores = _plain(kind, layout) * tokens * cut.seq_len * kind.heads / tp
     attention = heads + scores * (byte + kind.dropout * (1.0 + byte))
     if kind.feedforward == "dense":
         return between + attention + byte * tokens / tp * (2.0 + kind.gated) * kind.d_ff
@@ -40,6 +51,11 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     experts = byte * routed * (2.0 * d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
     shared = byte * tokens / tp * (2.0 + kind.gated) * kind.shared * kind.d_shared
     return between + attention + experts + shared + 4.0 * routed / kind.top_k * kind.experts
+
+
+def _plain(kind: LayerKind, layout: Layout) -> Leaf:
+    """1 where the scores of a layer are written to memory."""
+    return 0.0 if kind.mixer in RECURRENT or kind.mixer in CHOSEN else 1.0 - layout.fused_attention
 
 
 def differentiated(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
@@ -56,8 +72,7 @@ def differentiated(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> L
         acts = each * tokens / layout.tp * kind.d_ff
     else:
         acts = each * routed_tokens(kind, layout, cut) * kind.d_expert / cut.expert_tensor
-    plain = 0.0 if kind.mixer == "linear" else 1.0 - layout.fused_attention
-    scores = plain * tokens * cut.seq_len * kind.heads / layout.tp
+    scores = _plain(kind, layout) * tokens * cut.seq_len * kind.heads / layout.tp
     return norms + acts + scores * (8.0 - byte)
 
 
@@ -67,9 +82,8 @@ def spared(kind: LayerKind, layout: Layout, cut: Cut, d: Leaf) -> Leaf:
     By hand: everything between the scores and their product. A traced program keeps what products of weights gave, and
     no more: neither the outputs of attention, of the norms and of the activation, nor anything of routed experts.
     """
-    plain = 0.0 if kind.mixer == "linear" else 1.0 - layout.fused_attention
     byte, tokens = layout.precision.activation, cut.tokens
-    scores = plain * tokens * cut.seq_len * kind.heads / layout.tp
+    scores = _plain(kind, layout) * tokens * cut.seq_len * kind.heads / layout.tp
     by_hand = scores * (byte + kind.dropout * (1.0 + byte))
     more = byte * tokens * (kind.heads * value_dim(kind) / layout.tp + 2.0 * d / cut.split)
     if kind.feedforward == "dense":

@@ -6,7 +6,7 @@ import numpy as np
 
 from coopt.ops.cut import Cut
 from coopt.ops.rows import wire
-from coopt.ops.shapes import layers, query_key_dim, value_dim
+from coopt.ops.shapes import LATENT, layers, query_key_dim, value_dim
 from coopt.ops.weights import Stages, Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model, Row
 from coopt.xp import choose, maximum, minimum, where
@@ -60,7 +60,7 @@ def matrices(kind: LayerKind, d: Leaf) -> tuple[tuple[Leaf, Leaf, Leaf, bool], .
     """The weight matrices of one layer: (short side, long side, how many, of routed experts), whole."""
     out, wide = kind.heads * value_dim(kind), kind.heads * query_key_dim(kind)
     sides: list[tuple[Leaf, Leaf, Leaf, bool]] = [(d, out, 1.0, False), (d, wide, 1.0, False)]
-    if kind.mixer == "mla":
+    if kind.mixer in LATENT:
         sides += [(kind.kv_rank, kind.heads * (kind.head_dim + kind.v_dim), 1.0, False)]
     else:
         sides += [(d, kind.kv_heads * kind.head_dim, 2.0, False)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
 from coopt.ops.rows import Rows, wire
-from coopt.ops.shapes import query_key_dim, value_dim
+from coopt.ops.shapes import CHOSEN, RECURRENT, query_key_dim, value_dim
 from coopt.ops.weights import Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model
 from coopt.xp import maximum, where
@@ -47,14 +47,16 @@ def tensor(name: str, model: Model, layout: Layout, cut: Cut, *, count: Leaf) ->
 
 def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
     """Keys and values of the whole sequence reach every chip: gathered forward, scattered back as gradients."""
-    heads = maximum(kind.kv_heads / layout.tp, 1.0)
-    if kind.mixer == "mla":
-        heads = kind.heads / layout.tp
-    if kind.mixer == "linear":  # a state of 32 bits a chip instead, whatever the length
+    heads = kind.heads / layout.tp if kind.mixer == "mla" else maximum(kind.kv_heads / layout.tp, 1.0)
+    width = heads * (query_key_dim(kind) + value_dim(kind))
+    if kind.mixer == "sparse-mla":  # compressed, one row for all heads
+        width = kind.kv_rank + kind.rope_dim
+    if kind.mixer in CHOSEN:
+        width = width + kind.index_dim
+    whole = layout.precision.wire * cut.tokens * layout.cp * width
+    if kind.mixer in RECURRENT:  # a state of 32 bits a chip instead, whatever the length
         state = 4.0 * cut.sequences * kind.heads / layout.tp * query_key_dim(kind) * value_dim(kind)
         whole = state * layout.cp
-    else:
-        whole = layout.precision.wire * cut.tokens * layout.cp * heads * (query_key_dim(kind) + value_dim(kind))
 
     def one(part: str, collective: str, phase: str, count: Leaf):
         return wire(
@@ -79,8 +81,8 @@ def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
 def expert(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
     """Dispatch to the experts' chips and combine on the way back, both ways.
 
-    All-to-all: every copy travels. Deduplicated: one copy a unit (see `all_to_all_time`). All-gather: every token
-    goes to the whole group, and partial sums are scattered back.
+    All-to-all: every copy travels. Deduplicated: one copy a unit (see coopt/cost/collectives.py). All-gather: every
+    token goes to the whole group, and partial sums are scattered back.
     """
     copies = routed_tokens(kind, layout, cut) * model.d_model
     everyone = copies / kind.top_k * layout.ep
@@ -143,8 +145,9 @@ def data(layout: Layout, cut: Cut, weights: Weights, *, experts: bool) -> Rows:
 
     Zero 0: all-reduce of gradients. 1, 2: reduce-scatter, then all-gather of the new weights, once a step. 3: weights
     gathered before use forward and backward and gradients scattered, in every layer and micro-batch; what is left of
-    dp beyond fsdp holds copies, whose gradients are reduced once a step. Where a layer is gathered in pieces, each is
-    copied part by part, a launch for every chip of the group (DeepSpeed before all_gather_base).
+    dp beyond fsdp holds copies, whose gradients are reduced once a step, a layer at a time, as they are kept. Where a
+    layer is gathered in pieces, each is copied part by part, a launch for every chip of the group (DeepSpeed before
+    all_gather_base).
     """
     recipe = layout.precision
     kept = where(layout.zero < 0.5, 1.0, 0.0)
@@ -167,15 +170,16 @@ def data(layout: Layout, cut: Cut, weights: Weights, *, experts: bool) -> Rows:
     for name, stage, layer, copies, ways, stride in groups if experts else groups[:1]:
         # a step: part, collective, phase, count, payload, chips, stride
         rest = maximum(copies / ways, 1.0)
-        for part, collective, phase, count, payload, size, apart in (
-            ("reduce", "all_reduce", "backward", kept, recipe.reduce * stage, copies, stride),
-            ("scatter", "reduce_scatter", "backward", split, recipe.reduce * stage, copies, stride),
-            ("gather", "all_gather", "optimizer", split, recipe.gather * stage, copies, stride),
-            ("fsdp.copies", "all_reduce", "backward", cut.sharded, recipe.reduce * stage / ways, rest, stride * ways),
+        times, each = cut.sharded * weights.layers, recipe.gradient * stage / weights.layers / ways
+        for part, group, collective, phase, count, payload, size, apart in (
+            ("reduce", "data", "all_reduce", "backward", kept, recipe.reduce * stage, copies, stride),
+            ("scatter", "data", "reduce_scatter", "backward", split, recipe.reduce * stage, copies, stride),
+            ("gather", "data", "all_gather", "optimizer", split, recipe.gather * stage, copies, stride),
+            ("fsdp.copies", "copies", "all_reduce", "backward", times, each, rest, stride * ways),
         ):
             rows += (
                 wire(
-                    f"data.{name}{part}", collective=collective, group="data", phase=phase, scope="step", count=count,
+                    f"data.{name}{part}", collective=collective, group=group, phase=phase, scope="step", count=count,
                     payload=payload, size=size, stride=apart,
                 ),
             )  # fmt: skip

@@ -10,6 +10,8 @@ from coopt.report.grid import Column, Grid, bare, grid
 from coopt.report.page import Page, Section, evidence, provenance
 
 SHOWN = 10  # swaps that are told
+EACH = {"joules_per_token": "a joule", "chip_time_per_token": "a chip and second"}
+UNITS = {"joules_per_token": "J", "chip_time_per_token": "s"}  # of objectives that are not USD
 
 
 def entries(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -23,10 +25,12 @@ def chosen(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return chips[int(at)] if at is not None and 0 <= at < len(chips) else {}
 
 
-def a_million(value: Any) -> str:
-    """USD a token as USD a million tokens."""
+def a_million(value: Any, unit: str = "USD") -> str:
+    """USD a token as USD a million tokens; of other objectives in their unit."""
     number = words.figure(value)
-    return words.NOT_KNOWN if number is None else f"{number * 1e6:.4f} USD"
+    if number is None:
+        return words.NOT_KNOWN
+    return f"{number * 1e6:.4f} USD" if unit == "USD" else words.large(number * 1e6, unit)
 
 
 def chips(document: Mapping[str, Any]) -> Grid:
@@ -47,7 +51,7 @@ def chips(document: Mapping[str, Any]) -> Grid:
         )  # fmt: skip
     heads = (Column("chip", words=True, width=16), Column("dies", words=True, width=14), Column("memory", words=True))
     heads += (Column("16-bit"), Column("power"), Column("price"), Column("date"), Column("regret"), Column("worst"))
-    note = "regret: USD a token over those of the best chip that can be ordered, mean of the mix and worst future"
+    note = "regret: what a token takes over what it takes on the best chip, mean of the mix and worst future"
     at = words.figure(document.get("chosen"))
     return grid("Chips", heads, body, notes=(note,), strong=None if at is None else int(at))
 
@@ -88,11 +92,12 @@ def mix(document: Mapping[str, Any]) -> Grid:
 
 def gains(document: Mapping[str, Any]) -> Grid:
     """Where the gain comes from."""
-    body = []
+    body, unit = [], UNITS.get(words.plain(words.mapped(document.get("question")).get("objective")), "USD")
     for step in entries(document, "steps"):
-        ratio = words.figure(step.get("ratio"))
-        told = words.NOT_KNOWN if ratio is None else words.signed(ratio - 1.0)
-        body.append((words.plain(step.get("step")), a_million(step.get("dollars_per_token")), told))
+        ratio, value = words.figure(step.get("ratio")), words.figure(step.get("value"))
+        change = "" if ratio is None else words.signed(ratio - 1.0)
+        said = "cannot keep the pace" if value is None else a_million(value, unit)
+        body.append((words.plain(step.get("step")), said, change))
     heads = (Column("step", words=True, width=48), Column("a million tokens"), Column("change"))
     return grid("What it got from what", heads, body)
 
@@ -147,16 +152,18 @@ def _trade(told: Mapping[str, Any], key: str, what: str) -> str:
 
 
 def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """The answer in three sentences."""
+    """The answer in sentences."""
     asked, even = words.mapped(document.get("question")), words.mapped(document.get("breakeven"))
     answer = words.mapped(chosen(document).get("silicon"))
     volume, least = words.figure(even.get("volume")), words.figure(even.get("least")) or 0.0
     gain = words.figure(document.get("gain"))
     told, share = (words.NOT_KNOWN,) * 2 if not gain else (f"{gain:.2f}", words.percent(1.0 / gain, places=0))
+    each = EACH.get(words.plain(asked.get("objective")), "a dollar")
     first = (
-        f"Ordered in {words.count(asked.get('volume'))}, the best chip found does {told} times the work a dollar of "
-        f"{words.plain(asked.get('vendor'))} as it is sold, over the mix of futures; at {share} of the speed that is "
-        "priced it would do as much."
+        f"Ordered in {words.count(asked.get('volume'))}, the best chip found does {told} times the work {each} of "
+        f"{words.plain(asked.get('vendor'))} as it is sold, over the mix of futures, and more than that chip in "
+        f"{words.percent(document.get('chance'), places=0)} of draws of what is known of a process; at {share} of the "
+        "speed that is priced it would do as much."
     )
     if volume is None:
         second = "There is no volume at which it costs less than the bought chip."
@@ -167,7 +174,15 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
         f"It needs {words.dollars(even.get('development'))} of development and {words.count(even.get('quarters'))} "
         f"quarters: volume in {_year(answer.get('date'))}."
     )
-    return first, second, third
+    search = words.mapped(document.get("search"))
+    ends = [words.figure(one) or 0.0 for one in words.mapped(search.get("apart")).values()]
+    last = "nothing improved" if search.get("settled") else "something still improved"
+    fourth = (
+        f"Searched from {words.count(search.get('seeds'))} seeds, whose ends lie within "
+        f"{words.percent(max(ends, default=0.0))} of each other; {words.count(search.get('rounds'))} rounds from where "
+        f"all futures and the mix ended, until {last}."
+    )
+    return first, second, third, fourth
 
 
 def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:

@@ -13,7 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coopt.report import codesigned, compared, explained, listed, planned, scored, searched, suspected, traced, words
+from coopt.report import (
+    codesigned,
+    compared,
+    disagreed,
+    explained,
+    joined,
+    listed,
+    planned,
+    scored,
+    searched,
+    suspected,
+    traced,
+    words,
+)
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
@@ -23,6 +36,7 @@ _KINDS = (
     ("trace", ("trusted", "strays")),
     ("search", ("plans", "evaluated")),
     ("codesign", ("breakeven", "wishes")),
+    ("joint", ("ways", "loss")),
     ("plan", ("deployments", "training_runs")),
     ("compare", ("ratio", "by_rate")),
     ("validate", ("scored", "mape")),
@@ -37,8 +51,10 @@ _LISTS = {
     "compare": "by_row",
     "plan": "deployments",
     "codesign": "chips",
+    "joint": "ways",
     "validate": "points",
     "predict": "rows",
+    "adversary": "disagreements",
     "hardware": "hardware",
     "models": "models",
     "runs": "runs",
@@ -75,6 +91,7 @@ def page(document: Mapping[str, Any]) -> Page:
         "validate": scored.page,
         "plan": planned.page,
         "codesign": codesigned.page,
+        "joint": joined.page,
     }
     name = kind(document)
     if name == "predict":
@@ -100,7 +117,9 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
         "validate": scored.grids,
         "plan": planned.grids,
         "codesign": codesigned.grids,
+        "joint": joined.grids,
         "predict": lambda d: (scored.predictions(d),),
+        "adversary": disagreed.grids,
     }
     return made.get(kind(document), listed.grids)(document)
 
@@ -109,10 +128,10 @@ def table(document: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """The document as text: the answer in sentences, tables, what was assumed. At most `width` columns."""
     paragraphs: list[str] = []
     name = kind(document)
-    if name in ("search", "explain", "diagnose", "trace", "compare", "validate", "plan", "codesign"):
+    if name in ("search", "explain", "diagnose", "trace", "compare", "validate", "plan", "codesign", "joint"):
         paragraphs += [_fill(page(document).lead, width)]
     paragraphs += [text(g, width=width) for g in grids(document)]
-    if name in ("search", "explain", "diagnose", "compare", "plan", "codesign"):
+    if name in ("search", "explain", "diagnose", "compare", "plan", "codesign", "joint"):
         paragraphs += _card(document, width)
     if name == "trace":
         paragraphs += [

@@ -11,10 +11,9 @@ import numpy as np
 from coopt.problems import Problem, Refused
 from coopt.search import bound
 from coopt.search.price import Expression, price
+from coopt.search.recorded import Task, flat_objectives, record, task_of
 from coopt.search.refine import GENERATIONS, STARTS, refine
 from coopt.search.space import Space, digits, index, size
-from coopt.search.straight import Task, straight, task_of
-from coopt.search.straight import objectives as values_of
 from coopt.search.sweep import FRONT, Ranked, Result
 from coopt.spec.nouns import Hardware, Law
 
@@ -69,8 +68,7 @@ def beyond(
 
 def _values(task: Task, place: tuple[int, ...]) -> np.ndarray:
     """All objectives of one candidate, `(1, objectives)`."""
-    program = straight(task.space, task.expression, task.names)
-    return values_of(task, program, np.array([place]))
+    return flat_objectives(task, record(task), np.array([place]))
 
 
 def _nothing(found: Result, proof: bound.Bounded, total: int) -> Problem:

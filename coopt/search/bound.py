@@ -17,14 +17,17 @@ import numpy as np
 
 from coopt.search.intervals import Bounding, bounding, bounds
 from coopt.search.ranges import Ranges
+from coopt.search.recorded import Recorded, Task, record, run
 from coopt.search.scaled import Powers, exponents, scaled
-from coopt.search.straight import Straight, Task, run, straight, trace
+from coopt.search.shared import Shared, share
+from coopt.search.shared import price as priced
 from coopt.spec.nouns import VERDICTS
 
 TOLERANCE = 1e-9  # relative: what is better by less is not looked for
-ROUND = 256  # boxes split at a time
+ROUND = 1024  # boxes split at a time, at least;
+PART = 4  # or this part of those that are open
 LEAF = 8  # candidates of a box that are priced one by one
-CHUNK = 4096  # boxes bounded, or candidates priced, at a time
+CHUNK = 2**14  # boxes bounded, or candidates priced, at a time
 BETTER = 0.1  # what the better half of a split counts beside the worse
 OPEN, SPLIT, CLOSED, PRICED = range(4)  # what became of a box
 
@@ -34,7 +37,8 @@ class Boxed:
     """A space made ready: its program in both forms, its rules, and the ranges of its axes."""
 
     task: Task
-    program: Straight  # results: verdict, objective, limits
+    program: Recorded  # results: verdict, objective, limits
+    flat: Shared
     powers: tuple[Powers, ...]
     made: Bounding  # of both forms: one result more, the objective again
     ranges: tuple[Ranges, ...]
@@ -76,9 +80,8 @@ class Bounded:
 
 
 def reasons(task: Task) -> tuple[str, ...]:
-    """What `Tree.reason` counts: several reasons, the verdicts, and each limit, unknown or above."""
-    limits = [task.names[position] for position, _ in task.limits]
-    return ("several", *VERDICTS[1:], *(f"{name}{why}" for name in limits for why in (" unknown", " above limit")))
+    """What `Tree.reason` counts: as verdicts do, and 0 where there are several."""
+    return ("several", *task.reasons[1:])
 
 
 def closed(found: Bounded) -> int:
@@ -100,33 +103,31 @@ def removed(found: Bounded) -> dict[str, int]:
 def boxed(task: Task, digits: Sequence[int]) -> Boxed:
     """A space made ready for bounds; `digits` is a good candidate, at which the second form is tightest."""
     space = task.space
-    program = straight(space, task.expression, task.names)
+    program = record(task).merged()
     columns = [one.values for one in space.axes]
-    place = {(axis, field): columns[axis][digits[axis], field] for axis, field in program.inputs}
+    place = [columns[axis][digits[axis], field] for axis, field in program.inputs]
     positive = [bool((columns[axis][:, field] > 0).all()) for axis, field in program.inputs]
-    powers = exponents(program, trace(program, place), positive)
+    powers = exponents(program, run(program, place, keep=True), positive)
     both, products = scaled(program, powers, [one.values.shape[1] for one in space.axes])
     for axis, product in products:
         column = math.prod(space.axes[axis].values[:, field] ** exponent for field, exponent in product)
         columns[axis] = np.column_stack([columns[axis], column])
     ranges = tuple(Ranges(column, columns=one.values.shape[1]) for column, one in zip(columns, space.axes, strict=True))
     root = {(axis, field): (ranges[axis].least[0, field], ranges[axis].most[0, field]) for axis, field in both.inputs}
-    return Boxed(task=task, program=program, powers=powers, made=bounding(both, root), ranges=ranges)
+    return Boxed(task=task, program=program, flat=share(program), powers=powers, made=bounding(both, root),
+                 ranges=ranges)  # fmt: skip
 
 
 def least(boxed: Boxed, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What no candidate of each box is below, and why none of them can run where that is infinite."""
     found, why = np.empty(len(nodes)), np.zeros(len(nodes), dtype=np.int16)
+
+    def ends(axis: int, field: int, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return boxed.ranges[axis].least[ranges, field], boxed.ranges[axis].most[ranges, field]
+
     for low in range(0, len(nodes), CHUNK):
-        part, place = nodes[low : low + CHUNK], slice(low, low + CHUNK)
-        leaves = {
-            (axis, field): (
-                boxed.ranges[axis].least[part[:, axis], field],
-                boxed.ranges[axis].most[part[:, axis], field],
-            )
-            for axis, field in boxed.made.program.inputs
-        }
-        (no, yes), objective, *limits, again = bounds(boxed.made, leaves)
+        place = slice(low, low + CHUNK)
+        (no, yes), objective, *limits, again = bounds(boxed.made, nodes[place], ends)
         why[place] = np.where(no == yes, no, 0.0)
         bound = np.where(np.asarray(no) > 0.5, np.inf, np.fmax(objective[0], again[0]))
         for number, (position, most) in enumerate(boxed.task.limits):
@@ -140,15 +141,13 @@ def least(boxed: Boxed, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def price(boxed: Boxed, digits: np.ndarray) -> np.ndarray:
     """The objective of candidates by their digits `(n, axes)`; infinite where they cannot run."""
-    found, axes = np.empty(len(digits)), boxed.task.space.axes
+    found = np.empty(len(digits))
     for low in range(0, len(digits), CHUNK):
-        part = digits[low : low + CHUNK]
-        leaves = {(axis, field): axes[axis].values[part[:, axis], field] for axis, field in boxed.program.inputs}
-        verdict, *values = run(boxed.program, leaves)
-        fits = np.asarray(verdict) < 0.5
+        verdict, *values = priced(boxed.flat, boxed.task.space, digits[low : low + CHUNK])
+        fits = (verdict < 0.5) & np.isfinite(values[0])
         for position, most in boxed.task.limits:
             fits = fits & (values[position] <= most)
-        found[low : low + CHUNK] = np.where(fits & np.isfinite(values[0]), values[0], np.inf)
+        found[low : low + CHUNK] = np.where(fits, values[0], np.inf)
     return found
 
 
@@ -210,7 +209,7 @@ class _Front:
 
     def split(self, rng: np.random.Generator) -> None:
         """The most promising boxes: small ones are priced, the others split."""
-        ids = self._first(ROUND)
+        ids = self._first(max(ROUND, len(self.waiting) // PART))
         low, long = self._extents(self.tree.nodes[ids])
         self.price(self._digits(low + (rng.random(low.shape) * long).astype(np.int64)))
         small = long.prod(axis=1, dtype=np.float64) <= LEAF

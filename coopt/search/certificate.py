@@ -20,8 +20,8 @@ import numpy as np
 from coopt.problems import Problem, Refused
 from coopt.search.bound import CLOSED, OPEN, PRICED, SPLIT, TOLERANCE, Bounded, reasons
 from coopt.search.price import Expression
+from coopt.search.recorded import digest, number, record, task_of
 from coopt.search.space import Axis, Candidate, Space, size
-from coopt.search.straight import digest, number, straight
 from coopt.spec import nouns
 
 FORMAT = 1
@@ -62,13 +62,12 @@ def certificate(found: Bounded) -> dict[str, Any]:
         "objective": task.names[0],
         "limits": [[task.names[position], number(most)] for position, most in task.limits],
         "program": boxed.program.document(),
-        "program_digest": boxed.program.digest(),
         "powers": [[list(one) for one in powers] for powers in boxed.powers],
         "best": {"choices": places, "value": number(found.value)},
         "bound": number(bound),
         "boxes": boxes,
     }  # fmt: skip
-    return document | {"digest": digest(document)}
+    return document | {"digest": digest({**document, "digest": ""})}
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
@@ -84,8 +83,9 @@ def same_expression(document: dict[str, Any], expression: Expression) -> list[Pr
         for one in document["space"]["axes"]
     )
     space = Space(axes=axes, base=rebuilt(Candidate, document["space"]["base"]))
-    names = (document["objective"], *(name for name, _ in document["limits"]))
-    ours = straight(space, expression, tuple(dict.fromkeys(names))).digest()
+    limits = {name: float(most) for name, most in document["limits"]}
+    task = task_of(space, objectives=(document["objective"],), limits=limits, expression=expression)
+    ours = digest(record(task).merged().document())
     theirs = digest(document["program"])
     return [] if ours == theirs else [
         Problem(field="program", expected=f"this project's expression over the space, digest {ours[:12]}",

@@ -19,6 +19,7 @@ import numpy as np
 
 from coopt.search.exact import Task
 from coopt.search.programs import Staged, execute, inputs, run, stage
+from coopt.search.recorded import columns
 from coopt.search.space import Slab, lattice_leaves, size, walk
 
 TILE = 1024  # choices of the long axis in a tile, at most
@@ -81,18 +82,19 @@ def plan(task: Task, *, target: int) -> Plan:
         eager = -1
     return Plan(task=dataclasses.replace(task, lead=lead, block=math.prod(len(one) for one in axes[lead:])), cut=cut,
                 length=min(length, _padded(len(axes[cut]))), order=order, tile=tile,
-                staged=stage(task.graph, order=order, eager=eager))  # fmt: skip
+                staged=stage(task.recorded, axes={one: len(axes[one]) for one in order}, eager=eager))  # fmt: skip
 
 
 def chunks(plan: Plan) -> Iterator[Chunk]:
     """All chunks, tile by tile; the last of a tile overlaps the one before, so that all have one length."""
-    for slab in walk(plan.task.space, plan.cut, plan.tile):
-        wide, shared = inputs(plan.staged, lattice_leaves(plan.task.space, slab, order=plan.order))
-        columns = slab.high - slab.low
-        for low in range(0, columns, plan.length):
-            first = max(min(low, columns - plan.length), 0)
+    space, recorded = plan.task.space, plan.task.recorded
+    for slab in walk(space, plan.cut, plan.tile):
+        wide, shared = inputs(plan.staged, columns(space, recorded, lattice_leaves(space, slab, order=plan.order)))
+        many = slab.high - slab.low
+        for low in range(0, many, plan.length):
+            first = max(min(low, many - plan.length), 0)
             yield Chunk(wide=wide, shared=shared, slab=slab, low=first, skip=low - first,
-                        columns=min(plan.length, columns))  # fmt: skip
+                        columns=min(plan.length, many))  # fmt: skip
 
 
 def reduce(plan: Plan, chunk: Chunk, *, reasons: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,13 +8,12 @@ work. All pricing here is the plain expression in NumPy float64: nothing to comp
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from coopt.search.pareto import STRONG, dominated, front, graded, strong_first
-from coopt.search.programs import Graph, compute
+from coopt.search.recorded import Recorded, columns, evaluated
 from coopt.search.space import Space, all_digits, block_leaves, flat_leaves
 
 ROUNDING = 1e-12  # relative: how far a compiled float64 objective may lie from NumPy's
@@ -28,24 +27,20 @@ class Task:
     """What the exact stage needs to price: a space, the expression over it, and how it falls into blocks."""
 
     space: Space
-    graph: Graph
+    recorded: Recorded
     block: int  # candidates in a block
     lead: int  # axes outside a block
 
     @property
     def objectives(self) -> int:
-        """How many of the graph's results rank: all but the verdict."""
-        return len(self.graph.results) - 1
+        """How many of the results rank: all but the verdict."""
+        return len(self.recorded.results) - 1
 
 
 def evaluate(task: Task, leaves: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Objectives of candidates, `(n, objectives)` in order of `shape`; infinite where infeasible or unknown."""
-    code, *objectives = compute(task.graph, leaves)
-    values = np.empty((math.prod(shape), task.objectives))
-    for position, objective in enumerate(objectives):
-        known = np.where((code < 0.5) & np.isfinite(objective), objective, np.inf)
-        values[:, position] = np.broadcast_to(known, shape).reshape(-1)
-    return values
+    inputs = columns(task.space, task.recorded, leaves)
+    return evaluated(task.recorded, inputs, shape, objectives=task.objectives).reshape(task.objectives, -1).T
 
 
 def evaluate_flat(task: Task, indices: np.ndarray) -> np.ndarray:

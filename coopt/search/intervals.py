@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from coopt.problems import Problem, Refused
-from coopt.search.straight import Straight, last_use
+from coopt.search.recorded import Recorded
+from coopt.search.shared import Shared, run, share
 
 WIDEN = 1e-14  # relative: more than any libm's error in log, exp and power
 Pair = tuple[Any, Any]
@@ -28,21 +29,20 @@ Rule = Callable[..., Pair]
 class Bounding:
     """A program with a rule for each node that is sound over the space it was made for."""
 
-    program: Straight
+    shared: Shared
     rules: tuple[Rule, ...]
-    drops: tuple[tuple[int, ...], ...]
 
 
-def bounding(program: Straight, root: Mapping[tuple[int, int], Pair]) -> Bounding:
+def bounding(program: Recorded, root: Mapping[tuple[int, int], Pair]) -> Bounding:
     """Rules for a space whose fields lie within `root`.
 
     Raises:
       Refused: an operation that no rule is known for.
     """
     pairs: list[Pair] = [(np.atleast_1d(root[one][0]), np.atleast_1d(root[one][1])) for one in program.inputs]
-    pairs += [(np.atleast_1d(one), np.atleast_1d(one)) for one in program.constants]
+    pairs += [(np.atleast_1d(one), np.atleast_1d(one)) for one in program.numbers]
     loose = [bool(np.isnan(low).any()) for low, _ in pairs]  # may be NaN for some candidate
-    truths, rules = program.truths(), []
+    truths, rules = program.truths, []
     with np.errstate(all="ignore"):
         for number, (name, operands) in enumerate(program.nodes):
             given = [pairs[place] for place in operands]
@@ -51,20 +51,17 @@ def bounding(program: Straight, root: Mapping[tuple[int, int], Pair]) -> Boundin
             rules.append(rule)
             pairs.append(rule(*given))
             loose.append(not truths[program.first + number] and (unsure or _invents(name, given, pairs[-1])))
-    return Bounding(program=program, rules=tuple(rules), drops=tuple(map(tuple, last_use(program))))
+    return Bounding(shared=share(program), rules=tuple(rules))
 
 
-def bounds(made: Bounding, leaves: Mapping[tuple[int, int], Pair]) -> list[Pair]:
-    """The least and the most of every result over boxes whose fields lie within `leaves`, pairs of arrays `(n,)`."""
-    program = made.program
-    pairs: list[Any] = [leaves[one] for one in program.inputs]
-    pairs += [(one, one) if isinstance(one, bool) else (np.float64(one),) * 2 for one in program.constants]
-    with np.errstate(all="ignore"):
-        for rule, drops, (_, operands) in zip(made.rules, made.drops, program.nodes, strict=True):
-            pairs.append(rule(*(pairs[place] for place in operands)))
-            for place in drops:
-                pairs[place] = None
-    return [pairs[place] for place in program.results]
+def bounds(made: Bounding, boxes: np.ndarray, ends: Callable[[int, int, np.ndarray], Pair]) -> list[Pair]:
+    """The least and the most of every result over boxes `(n, axes)`; `ends` of a field over some ranges of an axis."""
+    numbers = [(one, one) if isinstance(one, bool) else (np.float64(one),) * 2 for one in made.shared.recorded.numbers]
+    return run(made.shared, boxes, ends, numbers, made.rules, take=_taken)
+
+
+def _taken(pair: Pair, places: np.ndarray) -> Pair:
+    return pair[0].take(places), pair[1].take(places)
 
 
 def _rule(name: str, given: list[Pair], *, unsure: bool, truth: bool) -> Rule:

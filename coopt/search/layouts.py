@@ -10,9 +10,11 @@ import numpy as np
 
 from coopt.problems import Problem, Refused
 from coopt.search.space import Axis, Candidate, Space, axis, product
-from coopt.spec.nouns import ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, Model, Precision, Workload
+from coopt.spec.nouns import Model, Precision, Workload
+from coopt.spec.settings import CODES, FIELDS, setting
 
-# What an axis offers when nobody says: every field of `Layout` that a trainer can set.
+# What an axis offers when nobody says. Every other field of a `Layout` is an axis where choices are given for it, and
+# what the base candidate has where not.
 CHOICES: dict[str, tuple] = {
     "micro_batch": (1, 2, 4, 8, 16),
     "vpp": (1, 2, 4, 8),
@@ -25,9 +27,8 @@ CHOICES: dict[str, tuple] = {
     "precision": ("bf16",),
 }
 TOGETHER = ("vpp", "schedule", "zero", "order")  # mean nothing on one chip
-NAMES = {"schedule": SCHEDULES, "recompute": RECOMPUTE, "order": ORDERS}
 PARALLEL = ("tp", "cp", "pp", "dp", "fsdp", "ep", "sp")
-KNOWN = (*PARALLEL, *CHOICES, "batch")
+KNOWN = (*FIELDS, "batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def layout_space(
     numbers = [chips] if isinstance(chips, int | float) else list(chips)
     rows = [row for number in numbers for row in _tuples(int(number), sizes, choices, removed)]
     parallel = axis("parallel", [f"layout.{field}" for field in PARALLEL], rows)
-    offers = {field: choices.get(field, default) for field, default in CHOICES.items()}
+    offers = {**CHOICES, **{field: choices[field] for field in FIELDS if field in choices and field not in PARALLEL}}
     if max(numbers) == 1:
         offers |= {field: offers[field][:1] for field in TOGETHER}
     inner = [_plain(field, offered) for field, offered in offers.items()]
@@ -159,34 +160,28 @@ def _sizes(model: Model, workload: Workload, choices: Mapping[str, Sequence], ax
 
 
 def _plain(field: str, offered: Sequence) -> Axis:
+    settings = [setting(field, one) for one in offered]
     if field == "precision":
-        recipes = [PRECISIONS[one] if isinstance(one, str) else one for one in offered]
         fields = [f.name for f in dataclasses.fields(Precision) if "role" not in f.metadata]
-        rows = [[getattr(recipe, name) for name in fields] for recipe in recipes]
+        rows = [[getattr(recipe, name) for name in fields] for recipe in settings]
         paths = [f"layout.precision.{name}" for name in fields]
-        return axis("precision", paths, rows, labels=[recipe.name for recipe in recipes])
-    names = NAMES.get(field)
-    codes = [names.index(one) if names and isinstance(one, str) else one for one in offered]
-    labels = [names[int(code)] for code in codes] if names else ()
-    return axis(field, f"layout.{field}", codes, labels=labels)
+        return axis("precision", paths, rows, labels=[recipe.name for recipe in settings])
+    labels = [CODES[field][int(code)] for code in settings] if field in CODES else ()
+    return axis(field, f"layout.{field}", settings, labels=labels)
 
 
 def _check(choices: Mapping[str, Sequence]) -> None:
-    problems = [
-        Problem(field=f"layout.{field}", expected=f"one of {', '.join(KNOWN)}", got=field)
-        for field in choices
-        if field not in KNOWN
-    ]
-    for field, names in ({**NAMES, "precision": tuple(PRECISIONS)}).items():
-        problems += [
-            Problem(field=f"layout.{field}", expected=f"one of {', '.join(names)}", got=one)
-            for one in choices.get(field, ())
-            if isinstance(one, str) and one not in names
-        ]
-    problems += [
-        Problem(field=f"layout.{field}", expected="at least one choice", got="none")
-        for field, offered in choices.items()
-        if field in KNOWN and not len(offered)
-    ]
+    """Refuses what no layout can have, all at once: fields, settings of a field, and fields without a choice."""
+    problems = []
+    for field, offered in choices.items():
+        if field not in KNOWN:
+            problems.append(Problem(field=f"layout.{field}", expected=f"one of {', '.join(KNOWN)}", got=field))
+        elif not len(offered):
+            problems.append(Problem(field=f"layout.{field}", expected="at least one choice", got="none"))
+        for one in offered if field in FIELDS else ():
+            try:
+                setting(field, one)
+            except Refused as refusal:
+                problems += refusal.problems
     if problems:
         raise Refused(*problems)

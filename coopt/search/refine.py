@@ -2,8 +2,8 @@
 
 Candidates are rows of digits priced flat, thousands at a time, through the recorded expression: nothing to compile, so
 the first are known at once. Evolution crosses and mutates; gradients pull fields that are numbers toward where the
-objective falls, through the jitted expression, and are snapped to choices; at the end every axis is walked from end to
-end at the best candidates until nothing improves. Nothing is proved here: `bound.py` does that.
+objective falls, by reading the expression backwards, and are snapped to choices; at the end every axis is walked from
+end to end at the best candidates until nothing improves. Nothing is proved here: `bound.py` does that.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from coopt.search.pareto import front, graded
 from coopt.search.price import Expression, price
+from coopt.search.recorded import Recorded, Task, record, run, task_of
+from coopt.search.shared import price as priced
+from coopt.search.shared import share
+from coopt.search.slopes import backwards
 from coopt.search.space import Space, index, size
-from coopt.search.straight import Straight, Task, run, straight, task_of
 from coopt.search.sweep import FRONT, Ranked, Result
 from coopt.spec.nouns import VERDICTS, Hardware, Law
 
@@ -40,6 +41,7 @@ def refine(
     objectives: Sequence[str] = FRONT,
     limits: Mapping[str, float] | None = None,
     keep: int = 32,
+    starts: Sequence[Sequence[int]] = (),
     seed: int = 0,
     generations: int = GENERATIONS,
     seconds: float = math.inf,
@@ -51,10 +53,12 @@ def refine(
 
     As `sweep`, for a space of any size: `evaluated` counts what was priced, `rejected` why some of that was not
     feasible. The same seed gives the same answer, unless `seconds` cut it short. Indices are Python integers.
+    `starts` are digits of candidates to begin with, beside those at random: the answer is no worse than their best.
     """
     began = time.perf_counter()
     task = task_of(space, hardware, law=law, objectives=objectives, limits=limits, expression=expression)
     herd = Herd(task, seed)
+    herd.meet(np.asarray(starts, dtype=np.int64).reshape(len(starts), len(space.axes)))
     for number in range(generations):
         herd.breed()
         if progress is not None:
@@ -72,7 +76,8 @@ class Herd:
 
     def __init__(self, task: Task, seed: int):
         self.task, self.rng = task, np.random.default_rng(seed)
-        self.program = straight(task.space, task.expression, task.names)
+        self.program = record(task).merged()
+        self.shared = share(self.program)
         self.sizes = np.array([len(one) for one in task.space.axes])
         self.census: Counter[str] = Counter()
         self.digits, self.values = np.empty((0, len(self.sizes)), dtype=np.int64), np.empty((0, len(task.names)))
@@ -144,9 +149,8 @@ class Herd:
 
     def _priced(self, digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values `(n, names)` and by how much each candidate is out of bounds, 0 where it is feasible."""
-        space, task = self.task.space, self.task
-        leaves = {(axis, field): space.axes[axis].values[digits[:, axis], field] for axis, field in self.program.inputs}
-        verdict, *found = (np.broadcast_to(one, len(digits)) for one in run(self.program, leaves))
+        task = self.task
+        verdict, *found = priced(self.shared, task.space, digits)
         values = np.stack(found, axis=1).astype(np.float64)
         worse = np.where(verdict > 0.5, 1.0 + len(task.limits), 0.0)
         codes, counts = np.unique(verdict[np.asarray(verdict > 0.5)], return_counts=True)
@@ -179,7 +183,7 @@ class Herd:
         self.points, self.achieved = digits[kept], values[kept]
 
 
-def descend(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
+def descend(task: Task, program: Recorded, digits: np.ndarray) -> np.ndarray:
     """Candidates that gradients lead to from some others: digits on both sides of where each field wants to be.
 
     Fields of axes with one field and three choices or more move as logarithms (zero and below: as they are) within
@@ -194,13 +198,12 @@ def descend(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
     ends = np.array([(column.min(), column.max()) for column in columns.values()])
     fixed = {one: axes[one[0]].values[digits[:, one[0]], one[1]] for one in program.inputs if one not in columns}
     at = np.stack([columns[one][digits[:, one[0]]] for one in moving], axis=1)
-    with jax.enable_x64(True):
-        slope = jax.jit(jax.grad(lambda at, fixed: _height(task, program, moving, at, fixed)))
-        scale = ends[:, 1] - ends[:, 0]
-        for step in range(STEPS):
-            pull = np.nan_to_num(np.asarray(slope(at, fixed)), posinf=0.0, neginf=0.0) * scale
-            length = np.linalg.norm(pull, axis=1, keepdims=True)
-            at = np.clip(at - 0.2 * 0.9**step * scale * pull / np.maximum(length, 1e-30), ends[:, 0], ends[:, 1])
+    scale = ends[:, 1] - ends[:, 0]
+    for step in range(STEPS):
+        leaves = {**fixed, **{one: at[:, number] for number, one in enumerate(moving)}}
+        pull = np.nan_to_num(_slopes(task, program, leaves, moving), posinf=0.0, neginf=0.0) * scale
+        length = np.linalg.norm(pull, axis=1, keepdims=True)
+        at = np.clip(at - 0.2 * 0.9**step * scale * pull / np.maximum(length, 1e-30), ends[:, 0], ends[:, 1])
     found = []
     for side in (-1, 0, 1):
         snapped = digits.copy()
@@ -212,18 +215,19 @@ def descend(task: Task, program: Straight, digits: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _height(task: Task, program: Straight, moving: Sequence[tuple[int, int]], at, fixed):
-    """The sum over candidates of the objective's logarithm, and of what passes a limit."""
-    leaves = {**fixed, **{one: at[:, number] for number, one in enumerate(moving)}}
-    values = [leaves[one] for one in program.inputs] + list(program.constants)
-    for name, operands in program.nodes:
-        values.append(getattr(jnp, name)(*(values[place] for place in operands)))
-    objective, *_ = results = [values[place] for place in program.results[1:]]
-    total = jnp.log(jnp.maximum(objective, 1e-300))
+def _slopes(task: Task, program: Recorded, leaves: Mapping, moving: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Slopes `(n, moving)` of the objective's logarithm, and of a hundred times what passes a limit."""
+    values = run(program, [leaves[one] for one in program.inputs], keep=True)
+    results = program.results[1:]
+    weights = {results[0]: 1.0 / np.maximum(values[results[0]], 1e-300)}
     for position, most in task.limits:
-        over = jnp.where(jnp.isnan(results[position]), 0.0, results[position] / most - 1.0)
-        total = total + 100.0 * jnp.maximum(over, 0.0)
-    return jnp.sum(total)
+        over = np.where(values[results[position]] > most, 100.0 / most, 0.0)
+        weights[results[position]] = weights.get(results[position], 0.0) + over
+    nodes = [(program.first + number, *node) for number, node in enumerate(program.nodes)]
+    weights = backwards(nodes, values.__getitem__, weights)
+    at = {one: place for place, one in enumerate(program.inputs)}
+    many = len(leaves[moving[0]])
+    return np.stack([np.broadcast_to(weights.get(at[one], 0.0), many) for one in moving], axis=1)
 
 
 def _indices(space: Space, digits: np.ndarray) -> np.ndarray:

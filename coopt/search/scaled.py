@@ -16,17 +16,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from coopt.search.straight import Straight
+from coopt.search.recorded import Recorded
 
 Powers = tuple[tuple[int, float], ...]  # (input, exponent), without exponents of 0
 Product = tuple[int, tuple[tuple[int, float], ...]]  # an axis, and (field, exponent) of it
 MEET = ("subtract", "minimum", "maximum", "where")  # where the first form may know more: both are kept
 
 
-def exponents(program: Straight, values: Sequence[Any], positive: Sequence[bool]) -> tuple[Powers, ...]:
+def exponents(program: Recorded, values: Sequence[Any], positive: Sequence[bool]) -> tuple[Powers, ...]:
     """The exponents of every place, from its `values` for one candidate; only inputs that are `positive` have any."""
     found: list[Powers] = [((place, 1.0),) if good else () for place, good in enumerate(positive)]
-    found += [()] * len(program.constants)
+    found += [()] * len(program.numbers)
     for name, operands in program.nodes:
         of, at = [found[place] for place in operands], [float(values[place]) for place in operands]
         if name in ("multiply", "divide"):
@@ -58,7 +58,7 @@ def times(one: Powers, other: Powers, power: float) -> Powers:
     return tuple(sorted((which, exponent) for which, exponent in total.items() if exponent))
 
 
-def scaled(program: Straight, powers: Sequence[Powers], fields: Sequence[int]) -> tuple[Straight, tuple[Product, ...]]:
+def scaled(program: Recorded, powers: Sequence[Powers], fields: Sequence[int]) -> tuple[Recorded, tuple[Product, ...]]:
     """The program with one more result, its second one (the objective) in the second form; and the columns it reads.
 
     `fields` are how many fields each axis has: the products become inputs behind them, in the order of the answer.
@@ -80,7 +80,7 @@ def scaled(program: Straight, powers: Sequence[Powers], fields: Sequence[int]) -
 
     nodes = (*program.nodes, *made.nodes)
     return dataclasses.replace(
-        program, inputs=(*program.inputs, *order), constants=(*program.constants, 1.0),
+        program, inputs=(*program.inputs, *order), numbers=(*program.numbers, 1.0),
         nodes=tuple((name, tuple(place(token) for token in operands)) for name, operands in nodes),
         results=(*(place(token) for token in program.results), place(last)),
     ), tuple(made.products)  # fmt: skip
@@ -92,8 +92,8 @@ ONE = ("one",)
 class _Form:
     """Remainders of places as they are written down: a place of the program, ONE, or a new node."""
 
-    def __init__(self, program: Straight, powers: Sequence[Powers]):
-        self.program, self.powers, self.truths = program, powers, program.truths()
+    def __init__(self, program: Recorded, powers: Sequence[Powers]):
+        self.program, self.powers, self.truths = program, powers, program.truths
         self.nodes: list[tuple[str, tuple]] = []
         self.known: dict[tuple, Any] = {}
         self.products: dict[Product, Any] = {}

@@ -1,8 +1,8 @@
-"""Derivatives of a recorded expression by reading its tape backwards: exact, in NumPy, with nothing to compile."""
+"""Derivatives of a recorded expression by reading it backwards: exact, in NumPy, with nothing to compile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ SLOPES: dict[str, Callable[..., tuple]] = {
     "power": lambda a, b, y: (b * a ** (b - 1.0), y * np.log(a)),
     "maximum": _larger,
     "minimum": lambda a, b, y: _larger(b, a, y),
-    "where": lambda c, a, b, y: (0.0, 1.0 if c else 0.0, 0.0 if c else 1.0),
+    "where": lambda c, a, b, y: (0.0, np.where(c, 1.0, 0.0), np.where(c, 0.0, 1.0)),
     "sqrt": lambda a, y: (0.5 / y,),
     "log": lambda a, y: (1.0 / a,),
     "exp": lambda a, y: (y,),
@@ -48,17 +48,26 @@ def gradient(tape: Tape, result: Term | float) -> tuple[float, list[float]]:
     def value(operand: Any) -> Any:
         return found[operand] if isinstance(operand, tuple) else operand
 
-    weights: dict[Any, float] = {result.place: 1.0}
     with np.errstate(all="ignore"):
-        for i, (name, operands, _) in enumerate(tape.nodes):
+        for i, (name, operands) in enumerate(tape.nodes):
             found["node", i] = getattr(np, name)(*(value(one) for one in operands))
-        for i in range(len(tape.nodes) - 1, -1, -1):
-            weight = weights.get(("node", i), 0.0)
-            name, operands, _ = tape.nodes[i]
-            # a weight of zero times an infinite slope is zero: what does not matter has no derivative
-            if weight == 0.0 or name not in SLOPES:
-                continue
-            for one, slope in zip(operands, SLOPES[name](*map(value, operands), found["node", i]), strict=True):
-                if isinstance(one, tuple) and slope != 0.0:
-                    weights[one] = weights.get(one, 0.0) + weight * slope
+    nodes = [(("node", i), name, operands) for i, (name, operands) in enumerate(tape.nodes)]
+    weights = backwards(nodes, value, {result.place: 1.0})
     return float(found[result.place]), [float(weights.get(("input", i), 0.0)) for i in range(len(tape.inputs))]
+
+
+def backwards(nodes: Sequence[tuple], value: Callable[[Any], Any], weights: dict[Any, Any]) -> dict[Any, Any]:
+    """What the sum of `weights` x places changes by when a place does: `{place: array}`, from that of some results.
+
+    `nodes` are `(place, operation, operands)` in order. A weight of zero times an infinite slope is zero: what does not
+    matter has no derivative.
+    """
+    with np.errstate(all="ignore"):
+        for place, name, operands in reversed(nodes):
+            weight = weights.get(place)
+            if weight is None or name not in SLOPES or not np.any(weight):
+                continue
+            for one, slope in zip(operands, SLOPES[name](*map(value, operands), value(place)), strict=True):
+                if isinstance(one, int | tuple):
+                    weights[one] = weights.get(one, 0.0) + np.where(weight == 0.0, 0.0, weight * slope)
+    return weights

@@ -21,10 +21,9 @@ from coopt.problems import Problem, Refused
 from coopt.search import exact
 from coopt.search.chunks import Chunk, Plan, chunks, plan, reduce
 from coopt.search.price import Expression, price
-from coopt.search.programs import record
+from coopt.search.recorded import record, task_of
 from coopt.search.space import INT64, Space, size
-from coopt.spec.nouns import VERDICTS, Hardware, Law
-from coopt.tree import replace
+from coopt.spec.nouns import Hardware, Law
 
 CHUNK = 2**19  # candidates a call: its working set stays near the caches
 BLOCK = 16  # candidates a lower bound covers
@@ -85,15 +84,9 @@ def sweep(
             Problem(field="space", expected="at most 2^63 candidates for a full sweep", got=f"{total:,}",
                     hint="fix some axes, or search it with coopt.search.refine or beyond")
         )  # fmt: skip
-    attached = {"hardware": hardware, "law": law}
-    space = dataclasses.replace(
-        space, base=replace(space.base, **{name: tree for name, tree in attached.items() if tree is not None})
-    )
-    limits = dict(limits or {})
-    graph = record(space, expression, objectives, limits=limits)
-    task = exact.Task(space=space, graph=graph, **_block(space))
-    reasons = (*VERDICTS, *(f"{name}{why}" for name in limits for why in (" unknown", " above limit")))
-    job = _Job(plan=plan(task, target=chunk), reasons=reasons, front=pareto)
+    asked = task_of(space, hardware, law=law, objectives=objectives, limits=limits, expression=expression)
+    task = exact.Task(space=asked.space, recorded=record(asked, coded=True), **_block(space))
+    job = _Job(plan=plan(task, target=chunk), reasons=asked.reasons, front=pareto)
     tally = _run(job, workers=workers, keep=keep, progress=progress)
     return _result(job, tally, tuple(objectives), began)
 

@@ -3,7 +3,8 @@
 A lattice shares work because a term that depends on three axes is computed on three axes. Handed over whole, a
 compiler fuses those small terms into the large loops and computes them there again for every candidate. So the
 expression is recorded: no loop or branch is left in it, and the same line of operations is replayed by NumPy where
-terms are small, compiled where they are large (`programs.py`), and read backwards for derivatives (`slopes.py`).
+terms are small, compiled where they are large, bounded (`recorded.py`), and read backwards for derivatives
+(`slopes.py`).
 """
 
 from __future__ import annotations
@@ -20,33 +21,28 @@ Operand = Place | bool | int | float
 
 @dataclasses.dataclass(eq=False)
 class Tape:
-    """What was recorded: inputs with their values, and nodes `(operation, operands, shape)`, equal ones once.
+    """What was recorded: inputs with their values, and nodes `(operation, operands)`, equal ones once.
 
     Operands are places, or numbers as the code has them; every number of a candidate is an input, so that another
     value records nothing anew.
     """
 
     inputs: list[np.ndarray] = dataclasses.field(default_factory=list)
-    nodes: list[tuple[str, tuple[Operand, ...], tuple[int, ...]]] = dataclasses.field(default_factory=list)
+    nodes: list[tuple[str, tuple[Operand, ...]]] = dataclasses.field(default_factory=list)
     known: dict[tuple, Term] = dataclasses.field(default_factory=dict)
-    shapes: dict[tuple, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def term(self, value: Any) -> Term:
         """A new input."""
         self.inputs.append(np.asarray(value))
-        return Term(self, ("input", len(self.inputs) - 1), np.shape(value))
+        return Term(self, ("input", len(self.inputs) - 1))
 
     def apply(self, name: str, operands: tuple) -> Term:
         """One operation, on record."""
         key = (name, *[one.place if type(one) is Term else (type(one), repr(one)) for one in operands])
         found = self.known.get(key)
         if found is None:
-            shapes = tuple(one.shape for one in operands if type(one) is Term)
-            shape = self.shapes.get(shapes)
-            if shape is None:
-                shape = self.shapes[shapes] = np.broadcast_shapes(*shapes)
-            found = self.known[key] = Term(self, ("node", len(self.nodes)), shape)
-            self.nodes.append((name, tuple(self.place(one) for one in operands), shape))
+            found = self.known[key] = Term(self, ("node", len(self.nodes)))
+            self.nodes.append((name, tuple(self.place(one) for one in operands)))
         return found
 
     def place(self, operand: Any) -> Operand:
@@ -59,10 +55,10 @@ class Tape:
 class Term(NDArrayOperatorsMixin):
     """An array that is only a place on a tape, by NumPy's protocols."""
 
-    __slots__ = ("place", "shape", "tape")
+    __slots__ = ("place", "tape")
 
-    def __init__(self, tape: Tape, place: Place, shape: tuple[int, ...]):
-        self.tape, self.place, self.shape = tape, place, shape
+    def __init__(self, tape: Tape, place: Place):
+        self.tape, self.place = tape, place
 
     def __array_ufunc__(self, ufunc, method, *operands, **keywords):
         """Elementwise operations and operators."""

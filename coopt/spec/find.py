@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, near
 from coopt.spec import read
-from coopt.spec.schema import near
 
 Folders = str | Path | tuple[str | Path, ...] | None
 

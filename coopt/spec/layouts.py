@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.spec import nouns, read
 from coopt.spec.find import Folders
 from coopt.spec.machine import stack_profile
-from coopt.spec.schema import near
-from coopt.spec.schema_types import flag, shown
+from coopt.spec.settings import FIELDS, setting
 from coopt.tree import replace
 
-_COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch", "pieces")
-_CODES = {
-    "schedule": nouns.SCHEDULES,
-    "recompute": nouns.RECOMPUTE,
-    "order": nouns.ORDERS,
-    "transport": nouns.TRANSPORTS,
-    "optimizer": nouns.OPTIMIZERS,
-}
 ROUTED = ("transport", "capacity", "imbalance")  # of tokens to experts: nothing to say of a model without any
-_FIELDS = tuple(field.name for field in dataclasses.fields(nouns.Layout))
 
 
 def layout(
@@ -51,7 +40,7 @@ def layout(
     fields, problems = {}, []
     for key, value in _parts(given):
         try:
-            fields[key] = _value(key, value)
+            fields[key] = setting(key, read.plain(value) if isinstance(value, str) else value)
         except Refused as refusal:
             problems += refusal.problems
     if problems:
@@ -61,8 +50,8 @@ def layout(
     practice, said = _practice(stack or (hardware.stack if hardware else "generic"), path)
     for key, (value, who) in practice.items():
         # how many chunks a stack cuts depends on the batch as well: left to the tables of runs, which know it
-        if key not in fields and key in _FIELDS and key not in ("sp", "fsdp", "vpp"):
-            fields[key] = _value(key, value)
+        if key not in fields and key in FIELDS and key not in ("sp", "fsdp", "vpp"):
+            fields[key] = setting(key, value)
             if key not in ROUTED or model is None or mixed:
                 said += (f"{key}={_spelled(value)}: {who}",)
     fields, reduced = _reduced(fields, practice)
@@ -107,77 +96,6 @@ def _parts(given: Mapping[str, Any] | str) -> list[tuple[str, Any]]:
     if problems:
         raise Refused(*problems)
     return pairs
-
-
-def _value(key: str, given: Any) -> Any:
-    """One field of a layout, as the number that `Layout` holds."""
-    if key not in _FIELDS:
-        hint = near(key, _FIELDS, otherwise=20)
-        raise Refused(Problem(field=f"layout.{key[:60]}", expected="a field of a layout", got=key[:60], hint=hint))
-    if key == "precision":
-        return given if isinstance(given, nouns.Precision) else _recipe(given)
-    given = read.plain(given) if isinstance(given, str) else given
-    if key == "fsdp" and given == "dp":
-        return given
-    if key in _CODES and isinstance(given, str):
-        names = _CODES[key]
-        wanted, value = "one of " + ", ".join(names), float(names.index(given)) if given in names else None
-    else:
-        wanted, accept = _ACCEPTS[key]
-        value = accept(given)
-    if value is None:
-        hint = near(given, _CODES[key]) if key in _CODES and isinstance(given, str) else ""
-        raise Refused(Problem(field=f"layout.{key}", expected=wanted, got=shown(given), hint=hint))
-    return value
-
-
-def _recipe(given: Any) -> nouns.Precision:
-    if given not in nouns.PRECISIONS:
-        expected, hint = "a precision recipe", near(str(given), nouns.PRECISIONS)
-        raise Refused(Problem(field="layout.precision", expected=expected, got=shown(given), hint=hint))
-    return nouns.PRECISIONS[given]
-
-
-def _whole(least: int, most: float) -> Callable[[Any], float | None]:
-    def accept(given: Any) -> float | None:
-        number = not isinstance(given, bool) and isinstance(given, (int, float))
-        return float(given) if number and least <= given <= most and given == int(given) else None
-
-    return accept
-
-
-def _yes(given: Any) -> float | None:
-    said = flag(int(given) if isinstance(given, float) and given in (0.0, 1.0) else given)
-    return None if said is None else float(said)
-
-
-def _part(given: Any) -> float | None:
-    number = not isinstance(given, bool) and isinstance(given, (int, float))
-    return float(given) if number and 0 <= given <= 1 else None
-
-
-def _factor(least: float) -> Callable[[Any], float | None]:
-    def accept(given: Any) -> float | None:
-        number = not isinstance(given, bool) and isinstance(given, (int, float))
-        return float(given) if number and (given == least or 1 <= given <= 1e6) else None
-
-    return accept
-
-
-_ACCEPTS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
-    **{key: ("a whole number from 1", _whole(1, 1e9)) for key in _COUNTS},
-    **{key: (f"one of {', '.join(names)}", _whole(0, len(names) - 1)) for key, names in _CODES.items()},
-    "zero": ("0, 1, 2 or 3", _whole(0, 3)),
-    "sp": ("0 or 1", _yes),
-    "fused_attention": ("0 or 1", _yes),
-    "fused_loss": ("0 or 1", _yes),
-    "traced": ("0 or 1", _yes),
-    "offload": ("a share from 0 to 1", _part),
-    "graphs": ("a share from 0 to 1", _part),
-    "overlap": ("0 or 1", _yes),
-    "capacity": ("0 or a factor of the mean from 1", _factor(0)),
-    "imbalance": ("a factor of the mean from 1", _factor(1)),
-}
 
 
 def _practice(stack: str, path: Folders) -> tuple[dict[str, tuple[Any, str]], tuple[str, ...]]:

@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, near
 from coopt.spec import nouns, read
 from coopt.spec.find import Folders, entries, find, fold, names
 from coopt.spec.layouts import layout, padded
 from coopt.spec.profiles import Profile, checked, facts, hardware_table, profile
 from coopt.spec.resolve import resolve
-from coopt.spec.schema import Mark, near
+from coopt.spec.schema import Mark
 from coopt.spec.schema_models import Layers
 
 __all__ = [

@@ -9,12 +9,12 @@ from typing import Any
 
 import pydantic
 
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, near
 from coopt.spec import read
 from coopt.spec.find import Folders, entries, find, fold, names
 from coopt.spec.profiles import Profile, checked, profile
 from coopt.spec.read import Place
-from coopt.spec.schema import Mark, at, inner, is_quantity, near
+from coopt.spec.schema import Mark, at, inner, is_quantity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ SCHEDULES = ("1f1b", "gpipe", "zero-bubble")
 TRANSPORTS = ("all-to-all", "deduplicated", "all-gather")  # of tokens to experts: a copy each, one a unit, to all
 OPTIMIZERS = ("adamw", "muon", "adafactor")
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp")  # innermost (closest chips) first
-MIXERS = ("full", "window", "mla", "linear", "sparse")
+MIXERS = ("full", "window", "mla", "linear", "delta", "sparse", "sparse-mla")
 FEEDFORWARDS = ("dense", "moe")
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
 KINDS = ("matmul", "attention", "elementwise", "gather", "cast", "collective", "p2p", "host", "bubble", "overhead")
@@ -88,11 +88,11 @@ class LayerKind:
     heads: Leaf = 1.0
     kv_heads: Leaf = 1.0
     head_dim: Leaf = 64.0
-    window: Leaf = 0.0  # tokens attended to: the last ones for `window`, chosen ones for `sparse`
+    window: Leaf = 0.0  # tokens attended to: the last ones for `window`, chosen ones for sparse mixers
     q_rank: Leaf = 0.0  # mla: rank of the query projection; 0 = none
     kv_rank: Leaf = 0.0  # mla: rank of the compressed key and value
     rope_dim: Leaf = 0.0  # mla: head size that carries positions
-    v_dim: Leaf = 0.0  # mla, linear: head size of values; linear: 0 is that of keys
+    v_dim: Leaf = 0.0  # mla, linear, delta: head size of values; linear and delta: 0 is that of keys
     index_heads: Leaf = 0.0  # sparse: heads and head size of the indexer that chooses the keys
     index_dim: Leaf = 0.0
     d_ff: Leaf = 0.0  # dense feed-forward width
@@ -144,6 +144,7 @@ class Layout:
     traced: Leaf = 0.0  # 1: one traced and compiled program, which keeps what differentiating each operation needs
     offload: Leaf = 0.0  # share of kept activations moved to host memory and back
     overlap: Leaf = 0.0  # 1: tensor-parallel collectives run under matmuls that are cut for it
+    scan: Leaf = 0.0  # 1: layers run as one loop: sums of gradients between copies (HSDP, slices) begin when it is done
     pieces: Leaf = 1.0  # messages in which a layer's weights are gathered (zero 3)
     graphs: Leaf = 0.0  # share of launches replayed from captured graphs, which cost the host nothing
     transport: Leaf = 0.0  # code into TRANSPORTS
@@ -201,6 +202,7 @@ class Tier:
     saturation: Leaf = 0.0  # B a collective at which half of that is reached
     oversubscription: Leaf = 1.0  # 1 = full bisection
     reduction: Leaf = 0.0  # 1: switches reduce in the network
+    ring: Leaf = 0.0  # 1: reductions go round a ring, however many steps that is; 0: or up and down a tree
     axes: Leaf = 0.0  # torus dimensions; 0 = switched
 
 
@@ -215,7 +217,6 @@ class Hardware:
     fidelity: str = label(default="transferred")  # measured | interpolated | transferred | compiler | speed-of-light
     assumed: tuple[str, ...] = label(default=())  # sentences about what was filled in
     chips: Leaf = 1.0
-    # the chip
     peak: tuple[Leaf, ...] = (0.0,) * len(TYPES)  # FLOP/s dense by type; 0 = not supported
     vector: Leaf = 0.0  # FLOP/s of the vector units
     bandwidth: Leaf = 0.0  # B/s of main memory
@@ -232,7 +233,6 @@ class Hardware:
     spill: Leaf = 0.0  # 1/sqrt(B) of the memory on chip that blocks products
     score: Leaf = 0.0  # s the whole chip takes for one score of a softmax
     pointwise: Leaf = 0.0  # s its vector units take for a byte of a pointwise kernel
-    # what it delivers
     matmul: tuple[Leaf, ...] = (0.7,) * len(TYPES)  # share of the peak, large matmuls, by type
     depth: Leaf = 256.0  # reduction length k at which a matmul reaches half of that
     attention: Leaf = 0.5  # share of the peak, fused attention forward
@@ -240,14 +240,14 @@ class Hardware:
     attention_depth: Leaf = 1000.0  # sequence length at which fused attention reaches half of that
     stream: Leaf = 0.8  # share of the memory bandwidth
     kernel: Leaf = 5e-6  # s a launch costs on the device
-    # between chips, nearest first
-    tiers: tuple[Tier, ...] = ()
+    tiers: tuple[Tier, ...] = ()  # between chips, nearest first
     # the software stack's constants
     dispatch: Leaf = 0.0  # s of host time a launch; exposed where kernels are shorter
     passes: Leaf = 1.0  # bytes that pointwise kernels move, over those of perfectly fused ones
     passes_back: Leaf = 1.0  # times as many in a backward pass, where compilers fuse less
     hide_tensor: Leaf = 0.0  # share of tensor, context and expert collectives that compute may hide
     hide_data: Leaf = 0.9  # share of weight and gradient collectives that compute may hide
+    stolen: Leaf = 0.0  # share of the cores that collectives take from compute while they are hidden
     overhead: Leaf = 0.0  # share of the step spent outside the model
     jitter: Leaf = 0.004  # relative spread of a chip's step; the job waits for the slowest
     margin: Leaf = 1.0  # allocated over counted memory
@@ -268,6 +268,9 @@ class Hardware:
     failure_rate: Leaf = NAN  # interruptions a chip-second
     restart: Leaf = NAN  # s from an interruption to the next step
     checkpoint: Leaf = NAN  # s a checkpoint stops the run
+    blast: Leaf = 1.0  # chips that one failed chip takes with it until it is repaired
+    repair: Leaf = 0.0  # s until they are back
+    spares: Leaf = 0.0  # chips that are paid for and idle, over those at work
     sigma: Leaf = NAN  # standard deviation of log(measured / predicted); NaN: never compared
 
 
@@ -301,7 +304,7 @@ class Row:
     kind: str = static(default="elementwise")  # one of KINDS
     phase: str = static(default="forward")  # one of PHASES
     scope: str = static(default="layer")  # layer | stage | first | last | step: where and how often it runs
-    group: str = static(default="")  # tensor | data | pipeline | expert | context | host: what hides it, whose links
+    group: str = static(default="")  # tensor | data | copies | pipeline | expert | context | host: what hides it
     collective: str = static(default="")  # one of COLLECTIVES
     count: Leaf = 0.0  # times a micro-batch and layer, a micro-batch (stage, first, last) or a step
     launches: Leaf = 1.0  # kernels each time
@@ -351,6 +354,7 @@ class Ops:
     layers_last: Leaf = 0.0
     type: Leaf = 2.0  # the recipe's linear type: the peak that MFU is taken of
     overlap: Leaf = 0.0  # 1: tensor collectives may hide behind compute
+    scan: Leaf = 0.0  # 1: sums between copies begin when all is computed
     eager: Leaf = 1.0  # share of launches that the host makes one by one
     synchronised: Leaf = 0.0  # share of layers in which the host waits for the device to say how much work there is
     verdict: Leaf = 0.0  # code into VERDICTS, from the arithmetic of the layout alone

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, near
 from coopt.spec import silicon
 from coopt.spec.find import Folders
 from coopt.spec.profiles import Profile, profile
-from coopt.spec.schema import Mark, near
+from coopt.spec.schema import Mark
 from coopt.spec.schema_types import year
 from coopt.tree import replace
 
@@ -47,6 +47,25 @@ def process(name: str = STANDARD, *, path: Folders = None) -> silicon.Process:
         links=tuple(_noun(silicon.Link, link) for link in fields.links),
         **sections,
     )
+
+
+def intervals(name: str = STANDARD, *, path: Folders = None) -> dict[str, tuple[float, float, float]]:
+    """Value, low and high of every number of a process whose file gives an interval, by its place in the noun.
+
+    >>> intervals()["nodes.2.defects"]
+    (1500.0, 800.0, 2000.0)
+    """
+    fields, found = profile("process", name, path=path).fields, {}
+    sections = {kind: getattr(fields, kind) for kind in ("blocks", "package", "around", "money", "delivered")}
+    sections |= {f"{kind}.{i}": one for kind in _CODES.values() for i, one in enumerate(getattr(fields, kind))}
+    for place, section in sections.items():
+        for field in type(section).model_fields:
+            quantity = getattr(section, field)
+            if field not in ("name", "date") and (quantity.low is not None or quantity.high is not None):
+                unit = 1.0 / _CM2 if field == "defects" else 1.0
+                ends = (quantity.value if end is None else end for end in (quantity.low, quantity.high))
+                found[f"{place}.{field}"] = (unit * quantity.value, *(unit * end for end in ends))
+    return found
 
 
 def operating(name: str = STANDARD, *, path: Folders = None) -> Mapping[str, tuple[float, float, float]]:

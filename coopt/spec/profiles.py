@@ -13,12 +13,12 @@ from typing import Any
 
 import pydantic
 
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, near
 from coopt.spec import read, schema_fitted, schema_hardware, schema_models, schema_process, schema_spaces
 from coopt.spec.find import Folders, entries, find
 from coopt.spec.read import Place
-from coopt.spec.schema import Mark, near, validate
-from coopt.spec.schema_types import flag
+from coopt.spec.schema import Mark, validate
+from coopt.spec.settings import flag
 
 SCHEMAS: Mapping[str, type[pydantic.BaseModel]] = MappingProxyType(
     {

@@ -206,6 +206,7 @@ def _rates(chip: Profile) -> tuple[dict[str, Any], tuple[str, ...]]:
         "memory": memory.value,
         "cache": _value(fields.cache, 0.0),
         "cores": _value(fields.cores, 1.0),
+        "stolen": _value(fields.links.cores, 0.0) / _value(fields.cores, 1.0),
         "host_bandwidth": _value(fields.host.bandwidth, 0.0),
     }
     if fields.cache is None:
@@ -288,6 +289,7 @@ def _tiers(files: Machine, chips: float) -> tuple[tuple[nouns.Tier, ...], tuple[
                 saturation=_value(tier.saturation, SATURATION),
                 oversubscription=tier.oversubscription,
                 reduction=float(tier.reduction),
+                ring=float(tier.ring),
                 axes={"switch": 0.0, "torus2d": 2.0, "torus3d": 3.0}[tier.topology],
             )
         )
@@ -322,7 +324,12 @@ def _economy(files: Machine) -> tuple[dict[str, Any], tuple[str, ...]]:
         "failure_rate": 1.0 / interval if interval else nouns.NAN,
         "restart": _value(system.failures.restart),
         "checkpoint": _value(system.failures.checkpoint),
+        "repair": _value(system.failures.repair, 0.0),
+        "blast": _value(system.failures.blast, system.tiers[0].size or 1.0 if system.tiers else 1.0),
+        "spares": _value(system.failures.spares, 0.0),
     }
+    if interval and system.failures.repair is None:
+        said += (f"{system.name}: time of a repair not known; chips that fail are taken to be replaced at once",)
     if system.host.memory and chip.host.memory is None:
         found["host_memory"] = system.host.memory.value / system.chips_per_node
     return found, said

@@ -7,7 +7,6 @@ refusal, suggests the nearest known name for a wrong one, and tells a quantity f
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -15,9 +14,10 @@ from typing import Any, Literal
 
 import pydantic
 
-from coopt.problems import Problem
+from coopt.problems import Problem, ascii_safe, near, shown
 from coopt.spec.read import Place
-from coopt.spec.schema_types import Quantity, Scalar, ascii_safe, flag, shown
+from coopt.spec.schema_types import Quantity, Scalar
+from coopt.spec.settings import flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +75,6 @@ def wanted(annotation: Any) -> tuple[str, str]:
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return "a mapping of " + ", ".join(list(annotation.model_fields)[:6]), ""
     return ("a list", "") if typing.get_origin(annotation) is tuple else ("a mapping", "")
-
-
-def near(word: str, known: typing.Iterable[str], *, otherwise: int = 12) -> str:
-    """A hint: the closest known spellings, or the first few there are."""
-    names = list(known)
-    by_fold = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(str(word).casefold(), by_fold, n=3, cutoff=0.6 if len(str(word)) > 3 else 0.5)
-    if close:
-        return "did you mean " + " or ".join(f"`{by_fold[c]}`" for c in close) + "?"
-    more = ", ..." if len(names) > otherwise else ""
-    return f"known: {', '.join(names[:otherwise])}{more}" if names else ""
 
 
 def validate(schema: type[pydantic.BaseModel], data: Any, marks: Marks) -> tuple[Any, list[Problem]]:

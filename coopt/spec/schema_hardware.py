@@ -29,6 +29,7 @@ from coopt.spec.schema_types import (
     Quantity,
     Rate,
     Scalar,
+    Share,
     Strict,
     Text,
     Time,
@@ -100,6 +101,7 @@ class Links(Strict):
     each: Quantity[Bandwidth] | None = None  # one link of a torus, as far as it can be used
     scale_up: Quantity[Bandwidth] | None = None
     scale_out: Quantity[Bandwidth] | None = None
+    cores: Quantity[Count] | None = None  # that a collective keeps from other work; none where engines of its own send
 
 
 class ChipPower(Strict):
@@ -180,6 +182,7 @@ class Tier(Strict):
     saturation: Quantity[Bytes] | None = None
     oversubscription: AtLeastOne = 1.0
     reduction: Flag = False
+    ring: Flag = False  # reductions go round a ring alone
     notes: Notes | None = None
 
 
@@ -214,6 +217,9 @@ class Failures(Strict):
     interval: Quantity[Time] | None = None  # chip-time between interruptions
     restart: Quantity[Time] | None = None
     checkpoint: Quantity[Time] | None = None
+    repair: Quantity[Time] | None = None  # from an interruption until its chips are back, in the mean of all
+    blast: Quantity[Count] | None = None  # chips that wait for it; else the scale-up domain
+    spares: Quantity[Share] | None = None  # chips that are paid for and idle, over those at work
 
 
 class System(File):

@@ -25,7 +25,7 @@ class Layers(Strict):
     """One kind of layer, and how many there are."""
 
     count: Count
-    mixer: Literal["full", "window", "mla", "linear", "sparse"]
+    mixer: Literal["full", "window", "mla", "linear", "delta", "sparse", "sparse-mla"]
     feedforward: Literal["dense", "moe"]
     heads: Count
     kv_heads: Count | None = None  # as many as heads when left out
@@ -55,6 +55,7 @@ class Layers(Strict):
             "window": ("window",),
             "sparse": ("window", "index_heads", "index_dim"),
             "mla": ("kv_rank", "rope_dim", "v_dim"),
+            "sparse-mla": ("kv_rank", "rope_dim", "v_dim", "window", "index_heads", "index_dim"),
         }
         needed = list(needs.get(self.mixer, ()))
         needed += ["d_ff"] if self.feedforward == "dense" else ["experts", "top_k", "d_expert"]

@@ -155,6 +155,7 @@ class Around(Strict):
     interval: Quantity[Time]
     restart: Quantity[Time]
     checkpoint: Quantity[Time]
+    repair: Quantity[Time]
 
 
 class Money(Strict):

@@ -11,7 +11,8 @@ import pydantic
 from pydantic_core import PydanticCustomError, core_schema
 
 from coopt import units
-from coopt.problems import Problem, Refused
+from coopt.problems import Problem, Refused, shown
+from coopt.spec.settings import flag
 
 T = TypeVar("T")
 
@@ -45,18 +46,6 @@ def failure(expected: str, got: str, hint: str) -> PydanticCustomError:
     return PydanticCustomError("coopt", "{expected}", {"expected": expected, "got": got, "hint": hint})
 
 
-def shown(given: Any) -> str:
-    """A given value in a few words."""
-    if isinstance(given, (dict, list, tuple)):
-        return f"a {'mapping' if isinstance(given, dict) else 'list'} of {len(given)}"
-    return "nothing" if given is None else ascii_safe(str(given))[:60] or "an empty text"
-
-
-def ascii_safe(text: str) -> str:
-    """The text with control characters spelled out, so that a terminal is never steered by a file."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def _text(given: Any) -> str | None:
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
@@ -74,12 +63,6 @@ def _notes(given: Any) -> tuple[str, ...] | None:
 
 def _name(given: Any) -> str | None:
     return given if isinstance(given, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", given) else None
-
-
-def flag(given: Any) -> bool | None:
-    """Yes or no, however it is spelled, or None."""
-    words = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
-    return words.get(str(given).lower()) if isinstance(given, (bool, int, str)) else None
 
 
 def _number(least: float, most: float, whole: bool = False) -> Callable[[Any], float | None]:

@@ -156,6 +156,7 @@ class Around:
     interval: Leaf = 0.0  # chip-seconds between interruptions
     restart: Leaf = 0.0  # s
     checkpoint: Leaf = 0.0  # s
+    repair: Leaf = 0.0  # s until what failed, and its domain with it, is back
 
 
 @struct

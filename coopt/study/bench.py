@@ -18,7 +18,7 @@ from coopt import __version__, workers
 from coopt import measure as measure_room
 from coopt.store import Run, finite, identity
 from coopt.study import scheduler
-from coopt.workers import Executor
+from coopt.workers import Executor, Job
 
 JOB = "coopt.measure.job:run_job"
 PRELOAD = ("coopt.measure.job",)
@@ -64,7 +64,7 @@ def opened(awake: bool, how: How | None = None) -> Iterator[Executor]:
 
 def _wake(executor: Executor) -> None:
     with contextlib.suppress(OSError, RuntimeError):  # closed before it was up: whoever closed it knows
-        executor.run("coopt.study.bench:awake", {}, deadline_s=DEADLINE)
+        executor.run(Job("coopt.study.bench:awake", {}, DEADLINE))
 
 
 def awake(payload: dict) -> dict:
@@ -115,10 +115,10 @@ def do(run: Run | None, executor: Executor, job: Mapping[str, Any], *, deadline_
     A trial that is done is never done again; one whose child died is tried a second time and then given up.
     """
     if run is None:
-        return scheduler.record(executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE))
+        return scheduler.record(executor.run(Job(JOB, dict(job), deadline_s, lease=DEVICE)))
     trial = trial_of(job)
     while trial not in run.trials.done and run.claim(trial, **about):
-        outcome = executor.run(JOB, dict(job), deadline_s=deadline_s, lease=DEVICE)
+        outcome = executor.run(Job(JOB, dict(job), deadline_s, lease=DEVICE))
         scheduler.settle(run, trial, outcome, job=finite(dict(job)), **about)
     done = run.trials.done.get(trial)
     if done is None:

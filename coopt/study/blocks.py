@@ -216,4 +216,5 @@ def of_document(said: Mapping[str, Any]) -> Timed:
     """The inverse of `Timed.document`."""
     parts = {part: said.get(part) or {} for part in PASSES}
     answer = {"phases": parts, **{key: said.get(key) for key in ("kind", "device", "flags", "digest")}}
-    return Timed(said["job"], str(said.get("outcome")), answer, float(said.get("seconds") or "nan"))
+    seconds, message = float(said.get("seconds") or "nan"), str(said.get("message") or "")
+    return Timed(said["job"], str(said.get("outcome")), answer, seconds, message)

@@ -10,7 +10,7 @@ from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.spec import load
-from coopt.spec.nouns import Hardware, Layout, Model, Workload, training
+from coopt.spec.nouns import PRECISIONS, Hardware, Layout, Model, Workload, training
 from coopt.study.power import capped
 from coopt.tree import replace
 
@@ -102,6 +102,22 @@ def split(overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
         root, _, rest = key.partition(".")
         inside.setdefault(root, {})[rest] = value
     return inside
+
+
+def of_options(options: Any, *, chips: float, stack: str, precision: str = "") -> tuple[Model, Layout, tuple[str, ...]]:
+    """The model and the layout that a command's `--model`, `--layout` and `key=value` name, and what was assumed.
+
+    `precision` is the recipe where the layout names none.
+    """
+    inside, path = split(options.overrides), options.profile_path
+    model = load.model(options.model, path=path, **inside.get("model", {}))
+    text = ",".join(filter(None, (options.layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items()))))
+    layout, assumed = load.layout(text, chips=chips, model=model, stack=stack, path=path)
+    if precision and any(said.startswith("precision=") for said in assumed):
+        layout = replace(layout, precision=PRECISIONS[precision])
+        rest = (said for said in assumed if not said.startswith("precision="))
+        assumed = (*rest, f"precision={precision}: as blocks are timed here")
+    return model, layout, assumed
 
 
 def parse(text: str, **defaults: Any) -> Design:

@@ -40,6 +40,7 @@ SPENT = {
     "exposed context communication": "context parallelism that compute does not hide",
     "exposed expert communication": "tokens sent to experts and back",
     "exposed data communication": "gradients reduced and weights gathered that compute does not hide",
+    "exposed copies communication": "gradients summed between copies of the weights (HSDP, slices)",
     "exposed pipeline communication": "activations between stages",
     "exposed host communication": "offload to host memory",
     "bubble": "stages that wait for one another",

@@ -1,46 +1,41 @@
-"""Designs within every limit; where there are none, which limit removes how many, and the nearest design there is."""
+"""A design within every limit; where there is none, which limit removes how many, and the nearest design there is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from coopt.problems import Problem, Refused
 from coopt.search import chips as space
-from coopt.study.orders import in_words, one_of
-from coopt.study.question import Bench
+from coopt.search.space import flat
+from coopt.spec.silicon import Design
+from coopt.study.objectives import expression
+from coopt.study.orders import in_words
+from coopt.study.used import Order
+
+SAMPLES = 4096  # designs at random that limits are counted over
 
 
-def feasible(bench: Bench) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Points within every limit, and how many designs of the sample each limit removes.
-
-    Where the sample has none, it walks toward the limits; Refused when even that finds nothing within them.
-    """
-    question = bench.question
-    points = space.sample(bench.offered, question.samples, seed=question.seed)
-    points = np.concatenate([space.nearest_point(bench.bought, bench.offered)[None, :], points])
-
-    def taken(some: np.ndarray) -> Mapping[str, np.ndarray]:
-        return space.loads(space.designs(some, bench.offered, bench.base), bench.process, question.limits)
-
-    loads = taken(points)
-    counted = [{"limit": name, **numbers} for name, numbers in space.census(loads).items()]
-    over = space.worst(loads)
-    if (over <= 1.0).any():
-        return points[over <= 1.0], counted
-    nearest = points[int(np.argmin(over))]
-    near = space.walk(nearest, bench.offered, lambda some: space.worst(taken(some)))[None, :]
-    short = {name: float(np.max(share)) for name, share in taken(near).items() if np.max(share) > 1.0 + 1e-9}
-    if not short:
-        return near, counted
+def feasible(order: Order, *, seed: int = 0) -> tuple[Design, list[dict[str, Any]]]:
+    """The design farthest within the limits, and how many of a sample each limit removes. Refused where none is."""
+    within = space.together(order.base, order.offered, ())
+    sizes = [len(one) for one in within.axes]
+    sample = (np.random.default_rng(seed).random((SAMPLES, len(sizes))) * sizes).astype(np.int64)
+    taken = space.loads(space.design_of(flat(within, sample)), order.process, order.limits)
+    counted = [{"limit": name, **numbers} for name, numbers in space.census(taken).items()]
+    priced = space.Priced(order.process, order.limits, expression)
+    nearest = space.seek(order.base, order.offered, (), priced, "worst", seed=seed)
+    assert nearest is not None, "every design has a worst limit"
+    if nearest.value <= 1.0:
+        return nearest.design, counted
+    loads = space.loads(nearest.design, order.process, order.limits)
     removed = ", ".join(f"{row['limit']} {row['removed']:,}" for row in counted if row["removed"])
-    exceeded = " and ".join(_exceeded(name, share) for name, share in short.items())
-    told = in_words(one_of(space.designs(near, bench.offered, bench.base), 0), bench.process)
+    exceeded = " and ".join(_exceeded(name, float(share)) for name, share in loads.items() if share > 1.0 + 1e-9)
+    told = in_words(nearest.design, order.process)
     raise Refused(
         Problem(field="limits", expected="limits that some design meets",
-                got=f"none of {len(points):,} designs, nor any on the way from the nearest",
+                got=f"none of {SAMPLES:,} designs at random, nor any on the way from there",
                 hint=f"removed by {removed}; the nearest design exceeds {exceeded}: {told}")
     )  # fmt: skip
 

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from coopt.ops.shapes import layers, parameters
 from coopt.problems import Problem, Refused
+from coopt.search.chips import Work
 from coopt.search.layouts import layout_space
-from coopt.search.space import Candidate, Space
+from coopt.search.space import axis, get
 from coopt.spec.nouns import LayerKind, Model, training
 from coopt.tree import replace
 
+# What shapes differ in, all of one kind of layer.
+SHAPE = ("d_model", *(f"kinds.0.{name}" for name in ("count", "heads", "kv_heads", "head_dim", "d_ff", "d_expert",
+                                                      "d_shared")))  # fmt: skip
 NAMES = ("today", "context-8x", "sparsity-4x", "no-fp4")
 SAME = 0.03  # relative difference in parameters that counts as the same model
 # What layouts are chosen from while chips are: a narrower choice than a search's own.
 LAYOUTS: Mapping[str, Sequence] = {
-    "tp": (1, 2, 4, 8, 16), "cp": (1, 2, 4, 8), "pp": (1, 2, 4, 8, 16), "micro_batch": (1, 2), "vpp": (1, 2, 4),
+    "tp": (1, 2, 4, 8, 16), "cp": (1, 2, 4, 8), "pp": (1, 2, 4, 8, 16), "micro_batch": (1, 2, 4), "vpp": (1, 2, 4),
     "zero": (1, 3), "recompute": (0, 1, 2), "offload": (0.0,), "order": (0,), "ep": (1, 8, 32, 64),
 }  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Future:
-    """One question that a chip may be asked: shapes of equal size, and a space of layouts for each number of chips."""
-
-    name: str
-    weight: float
-    shapes: tuple[str, ...]
-    spaces: tuple[tuple[str, int, Space], ...]  # shape, chips, layouts
 
 
 def futures(
@@ -42,10 +35,11 @@ def futures(
     precision: Sequence[str],
     mix: Mapping[str, float],
     aspect: tuple[float, float],
-) -> tuple[Future, ...]:
+) -> tuple[Work, ...]:
     """The futures of a mix around a model and its work; Refused where one is not known or has no legal layout.
 
-    `aspect` is the range of d_model / layers in which shapes of equal size may be offered.
+    Each is one space: shapes of equal size, layouts, numbers of chips. `aspect` is the range of d_model / layers in
+    which shapes may be offered.
     """
     unknown = [name for name in mix if name not in NAMES]
     if unknown:
@@ -73,25 +67,23 @@ def futures(
     )
 
 
-def _future(name, weight, model, seq_len, batch, precision, *, chips, aspect) -> Future:
-    spaces = []
-    for label, shape in shapes(model, aspect=aspect):
-        for number in chips:
-            offered = {**LAYOUTS, "precision": precision}
-            if all(kind.feedforward != "moe" for kind in shape.kinds):
-                offered.pop("ep")
-            try:
-                spaces.append(
-                    (label, number, layout_space(shape, training(seq_len, batch), chips=number, choices=offered))
-                )
-            except Refused:
-                continue  # the batch or the heads do not divide among so many chips
-    if not spaces:
+def _future(name, weight, model, seq_len, batch, precision, *, chips, aspect) -> Work:
+    offered = {**LAYOUTS, "precision": precision}
+    if all(kind.feedforward != "moe" for kind in model.kinds):
+        offered.pop("ep")
+    some = shapes(model, aspect=aspect)
+    several = []
+    if len(some) > 1:
+        rows = [[get(shape, path) for path in SHAPE] for _, shape in some]
+        several = [axis("shape", [f"model.{path}" for path in SHAPE], rows, labels=[label for label, _ in some])]
+    try:
+        space = layout_space(model, training(seq_len, batch), chips=chips, choices=offered, axes=several)
+    except Refused:  # the batch or the heads divide among none of those numbers of chips
         raise Refused(
             Problem(field=f"mix.{name}", expected="a batch that divides among the chips", got=f"{batch:g} sequences",
                     hint="give --global_batch in sequences, a multiple of the chips or a power of two")
-        )  # fmt: skip
-    return Future(name, weight, tuple(dict.fromkeys(label for label, _, _ in spaces)), tuple(spaces))
+        ) from None  # fmt: skip
+    return Work(name, space, weight)
 
 
 def shapes(model: Model, *, aspect: tuple[float, float]) -> tuple[tuple[str, Model], ...]:
@@ -149,15 +141,3 @@ def sparser(model: Model) -> Model:
         return replace(one, feedforward="moe", experts=16.0, top_k=4.0, d_expert=one.d_ff / 4.0, d_ff=0.0)
 
     return replace(model, name=f"{model.name}, four times as sparse", kinds=tuple(kind(one) for one in model.kinds))
-
-
-def gathered(parts: Sequence[Candidate]) -> Candidate:
-    """Flat candidates one after the other, leaves of shape `(n,)`."""
-    import jax
-
-    sizes = [max(np.size(leaf) for leaf in jax.tree.leaves((part.model, part.layout, part.workload))) for part in parts]
-
-    def join(*leaves):
-        return np.concatenate([np.broadcast_to(leaf, (n,)) for leaf, n in zip(leaves, sizes, strict=True)])
-
-    return jax.tree.map(join, *parts)

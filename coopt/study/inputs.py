@@ -22,7 +22,7 @@ from coopt.spec.find import FOLDERS
 from coopt.spec.machine import machine, stack_profile
 from coopt.spec.profiles import chain
 from coopt.spec.read import read as load_file
-from coopt.spec.schema_types import flag
+from coopt.spec.settings import flag
 from coopt.store import Run
 from coopt.study import bench, host
 from coopt.study.schema import HOST, Study

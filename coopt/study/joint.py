@@ -1,12 +1,14 @@
 """What choosing a model's shape, its layout and its machine together is worth, over choosing them one after another.
 
 Every choice reaches the loss of a published model; who trains another shape may take other tokens and another batch.
+The machine is one of a list, or a chip that is bought or still free: turns and the joint choice use the same two
+functions, the best work for a machine and the best machine for a work.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,16 +16,22 @@ import numpy as np
 from coopt.cost import loss
 from coopt.cost.explain import layout_document, plain
 from coopt.cost.quality import counted_parameters
+from coopt.cost.silicon import build, silicon
 from coopt.problems import Problem, Refused
-from coopt.search.space import Candidate
-from coopt.spec import load
+from coopt.search import chips as free
+from coopt.search.chips import Work
+from coopt.spec import load, process
 from coopt.spec.nouns import Hardware, Law, training
-from coopt.study import machines, robust, screening, spaces
+from coopt.spec.silicon import Design
+from coopt.study import machines, orders, spaces
 from coopt.study.objectives import machine_of, unit
+from coopt.study.question import ordered
 from coopt.study.ranking import boundary_hits
-from coopt.study.schema import Study
+from coopt.study.schema_joint import Joint
 from coopt.study.screening import Screened
 from coopt.study.spaces import Family
+from coopt.study.used import Order, Used, chip, draws, used
+from coopt.tree import replace
 
 SLACK = 1e-9  # of the loss: the published model itself is no worse than itself
 BASELINES = {
@@ -36,131 +44,208 @@ BASELINES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
-    """A model as it was trained: its file's name, tokens, and sequences a step."""
+class Place:
+    """A machine that work can be done on, and how many chips of it there may be."""
 
-    model: str
-    tokens: float
-    batch: float
+    machine: Hardware
+    chips: tuple[float, ...]
+    design: Design | None = None
 
 
-def joint(data: Mapping[str, Any], published: Published, *, path: Any = None) -> dict[str, Any]:
+def joint(study: Joint, *, path: Any = None) -> dict[str, Any]:
     """Searches shape, layout and machine at once and by turns, and says what each way gives up.
 
-    `data` is a study (as in its file) with a `space` and machines by name; its limits need no `loss`: that of the
-    published model under the study's law is put there. The first machine is where the one-after-another ways begin.
-    `p_gain` is the share of joint draws of the fitted constants in which the joint choice is the better one.
+    The limits of the study need no `loss`: that of the published model under its law is put there. `p_gain` is the
+    share of joint draws of the constants in which the joint choice is the better one.
 
     Raises:
       Refused: a published model that the law has no loss for; a study in which some machine has no feasible shape.
     """
-    study = Study.model_validate({"kind": "study", "measure": 0, **data})
-    law, target = _target(study, published, path)
-    study = study.model_copy(update={"limits": {**study.limits, "loss": target * (1.0 + SLACK)}})
-    seeker = _Seeker(study, law, list(machines.named(study, path=path).values()))
-    family = spaces.family(study, path=path)
-    alone = load.padded(load.model(published.model, path=path), 1.0, stack=study.stack, path=path)
-    known = Family(alone, {}), published.tokens, published.batch
-    by_shape = [seeker.best(family, here) for here in range(len(seeker.hardware))]
-    by_hardware = [seeker.best(known[0], here, known[1:]) for here in range(len(seeker.hardware))]
-    best = min(by_shape, key=_value)
-    ways = {
-        "published": by_hardware[0],
-        "moved": by_hardware[_first(by_hardware)],
-        "hardware-first": by_shape[_first(by_hardware)],
-        "shape-first": seeker.elsewhere(by_shape[0]),
-        "two-rounds": seeker.elsewhere(by_shape[_first_of(seeker, seeker.elsewhere(by_shape[0]))]),
-    }
+    seeker = _seeker(study, path)
+    ways, best = seeker.ways()
     if best is None:
         raise Refused(
             Problem(field="study", expected="a shape that reaches the loss within the limits", got="none",
-                    hint=f"the loss to reach is {target:.4f}; a later deadline or another machine may do")
+                    hint=f"the loss to reach is {seeker.study.limits['loss']:.4f}; a later deadline or another machine "
+                    "may do")
         )  # fmt: skip
+    given = seeker.study.layout
+    screened = Screened(space=best.work.space, result=best.result, family=seeker.family, hardware=machine_of(best.plan),
+                        law=seeker.law)  # fmt: skip
+    ends = free.at_ends(best.design, seeker.order.offered) if best.design and seeker.order and best.design.own else ()
     return {
+        "command": "joint",
         "title": study.title,
         "objective": study.objective,
         "unit": unit(study.objective),
-        "loss": target,
-        "best": _document(best, study),
-        "ways": [
-            {"way": way, "what": BASELINES[way], **_against(best, found, study, path)} for way, found in ways.items()
-        ],
-        "boundary_hits": boundary_hits(best.screened, best.index, given=study.layout),
-        "evaluated": seeker.evaluated[0],
-        "assumed": [
-            f"the loss of a run is {law.name}'s alone: its own error moves all ways together, and is not drawn",
-            f"batch costs tokens by the critical batch of {law.name}",
-        ],
+        "loss": seeker.study.limits["loss"],
+        "best": seeker.document(best),
+        "ways": [{"way": way, "what": BASELINES[way], **seeker.against(best, found)} for way, found in ways.items()],
+        "boundary_hits": boundary_hits(screened, best.index, given=given)
+        + [f"{name} of the best chip is at the end of its choices" for name in ends],
+        "evaluated": sum(seeker.evaluated),
+        "seed": int(study.seed),
+        "fidelity": "transferred",
+        "stack": study.stack,
+        "assumed": _assumed(seeker),
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """The best candidate of one sweep."""
-
-    value: float
-    index: int
-    plan: Candidate
-    screened: Screened
-    machine: int
 
 
 @dataclasses.dataclass(frozen=True)
 class _Seeker:
-    """The best of a family on one machine of the study; counts what it priced."""
+    """The best work for a machine, and the best machine for a work; counts what it priced."""
 
-    study: Study
+    study: Joint
     law: Law
-    hardware: Sequence[Hardware]
-    evaluated: list[int] = dataclasses.field(default_factory=lambda: [0])
+    family: Family
+    known: tuple[Family, tuple[float, float]]  # the published shape, with its tokens and its batch
+    places: tuple[Place, ...]
+    order: Order | None  # of a free chip
+    path: Any
+    evaluated: list[int] = dataclasses.field(default_factory=list)
 
-    def best(self, family: Family, machine: int, work: tuple[float, float] | None = None) -> Found | None:
-        """The best candidate on a machine; `work` fixes tokens and batch. None where nothing is feasible."""
+    def work(self, family: Family, chips: Sequence[float], done: tuple[float, float] | None) -> Work | None:
+        """Everything that is open: shapes, layouts, and tokens and batch where they are not `done`."""
         study = self.study
-        if work is not None:
-            done = study.workload.model_copy(update={"tokens": work[0], "global_batch": work[1]})
-            study = study.model_copy(update={"workload": done})
+        if done is not None:
+            fixed = study.workload.model_copy(update={"tokens": done[0], "global_batch": done[1]})
+            study = study.model_copy(update={"workload": fixed})
         try:
-            found = screening.screen(
-                study, family, self.hardware[machine], self.law, distinct=1, key=screening.shape, pareto=False
-            )
+            space = spaces.space(study, family, chips=chips)
         except Refused:
             return None  # no layout divides up on so many chips
-        self.evaluated[0] += found.result.evaluated
-        if not len(found.result.top.indices):
-            return None
-        index = int(found.result.top.indices[0])
-        return Found(float(found.result.top.values[0, 0]), index, found.plan(index), found, machine)
+        law = replace(space.base, law=self.law)
+        return Work(study.name, dataclasses.replace(space, base=law), limits=study.limits)
 
-    def elsewhere(self, found: Found | None) -> Found | None:
+    def on(self, place: Place, family: Family, done: tuple[float, float] | None = None) -> Used | None:
+        """The best of a family on a machine; None where nothing is feasible."""
+        work = self.work(family, place.chips, done)
+        found = work and used(work, place.machine, self.study.objective, design=place.design)
+        self.evaluated.append(found.result.evaluated if found else 0)
+        return found
+
+    def anywhere(
+        self, family: Family, done: tuple[float, float] | None = None, *, starts: Iterable[Used | None] = ()
+    ) -> Used | None:
+        """The best of a family on the machine that is best for it: listed, bought, or still free."""
+        found = [self.on(place, family, done) for place in self.places]
+        if self.order and self.study.chip and (work := self.work(family, self.study.chip.chips, done)):
+            begun = [one.design for one in (*found, *starts) if one and one.design is not None]
+            made = chip(self.order, [work], [1.0], starts=begun, seed=int(self.study.seed))
+            self.evaluated.append(made.evaluated if made else 0)
+            found.append(made and made.uses[0])
+        return min(found, key=_value)
+
+    def shaped(self, found: Used | None) -> Used | None:
+        """The best shape, tokens and batch for the machine of what was found."""
+        if found is None:
+            return None
+        return self.on(Place(machine_of(found.plan), self._chips(found), found.design), self.family)
+
+    def elsewhere(self, found: Used | None) -> Used | None:
         """The same shape, tokens and batch on the machine that is best for it."""
         if found is None:
             return None
-        work = float(found.plan.workload.tokens), float(found.plan.workload.train.batch)
-        family = Family(found.plan.model, {})
-        return min((self.best(family, here, work) for here in range(len(self.hardware))), key=_value)
+        done = float(found.plan.workload.tokens), float(found.plan.workload.train.batch)
+        return self.anywhere(Family(found.plan.model, {}), done)
+
+    def ways(self) -> tuple[dict[str, Used | None], Used | None]:
+        """Every way of taking turns, and the best of all there is: never worse than any of them."""
+        alone, done = self.known
+        first = self.on(self.places[0], self.family)
+        moved, second = self.anywhere(alone, done), self.elsewhere(first)
+        ways = {
+            "published": self.on(self.places[0], alone, done),
+            "moved": moved,
+            "hardware-first": self.shaped(moved),
+            "shape-first": second,
+            "two-rounds": self.elsewhere(self.shaped(second)),
+        }
+        together = self.anywhere(self.family, starts=ways.values())
+        best = min((together, first, *ways.values()), key=_value)
+        return ways, best
+
+    def _chips(self, found: Used) -> tuple[float, ...]:
+        if found.design is not None and self.study.chip:
+            return self.study.chip.chips
+        return (float(machine_of(found.plan).chips),)
+
+    def against(self, best: Used, other: Used | None) -> dict[str, Any]:
+        """What another way found, what it costs more than the best, and how sure that is."""
+        if other is None:
+            return {"plan": None, "value": None, "gain": None, "interval": None, "p_gain": None}
+        made_with = self.order and self.order.process
+        here, there = (
+            draws(one, self.study.objective, made_with, seed=int(self.study.seed), path=self.path)
+            for one in (best, other)
+        )
+        gains = 1.0 - here / there
+        return {
+            "plan": self.document(other),
+            "value": other.value,
+            "gain": 1.0 - best.value / other.value,
+            "interval": [plain(end) for end in np.nanquantile(gains, (0.05, 0.95))],
+            "p_gain": float((gains > 0.0).mean()),
+        }
+
+    def document(self, found: Used) -> dict[str, Any]:
+        """A choice: the shape, its work, its machine and how it is cut."""
+        plan, machine = found.plan, machine_of(found.plan)
+        kind, told = plan.model.kinds[0], {}
+        name = machine.name
+        if found.design is not None and self.order:
+            made_with = self.order.process
+            made = silicon(found.design, made_with)
+            figures = {key: plain(getattr(made, key)) for key in ("area", "watts", "price", "date")}
+            told = {"chip": {**orders.variables(found.design, made_with), **figures}}
+            name = orders.short(found.design, made_with) if found.design.own else found.design.name
+        return {
+            "model": spaces.shape_name(self.family.name, plan.model),
+            "layers": plain(kind.count),
+            "d_model": plain(plan.model.d_model),
+            "heads": plain(kind.heads),
+            "head_dim": plain(kind.head_dim),
+            "d_ff": plain(kind.d_ff),
+            "parameters": plain(counted_parameters(plan.model)),
+            "tokens": plain(plan.workload.tokens),
+            "global_batch": plain(plan.workload.train.batch),
+            "hardware": name,
+            "chips": orders.chips_of(plan),
+            "precision": spaces.recipe(found.work.space, found.index),
+            "layout": layout_document(plan.layout),
+            self.study.objective: found.value,
+            **told,
+        }
 
 
-def _value(found: Found | None) -> float:
+def _value(found: Used | None) -> float:
     return np.inf if found is None else found.value
 
 
-def _first(found: Sequence[Found | None]) -> int:
-    return min(range(len(found)), key=lambda here: _value(found[here]))
+def _seeker(study: Joint, path: Any) -> _Seeker:
+    law, target = _target(study, path)
+    study = study.model_copy(update={"limits": {**study.limits, "loss": target * (1.0 + SLACK)}})
+    alone = load.padded(load.model(study.published.model, path=path), 1.0, stack=study.stack, path=path)
+    known = Family(alone, {}), (study.published.tokens, study.published.global_batch)
+    order = None
+    if study.chip is None:
+        places = [Place(one, (float(one.chips),)) for one in machines.named(study, path=path).values()]
+    else:
+        made_with = process.process(path=path)
+        bought = [process.design(name, made_with, path=path) for name in study.chip.designs]
+        places = [Place(build(one, made_with), study.chip.chips, one) for one in bought]
+        base = replace(ordered(bought[0], made_with, volume=study.chip.volume), name="", torus=0.0, eight=2.0)
+        order = Order(made_with, base, free.choices(made_with), study.chip.limits.given(), study.objective)
+    return _Seeker(study, law, spaces.family(study, path=path), known, tuple(places), order, path)
 
 
-def _first_of(seeker: _Seeker, found: Found | None) -> int:
-    return 0 if found is None else found.machine
-
-
-def _target(study: Study, published: Published, path: Any) -> tuple[Law, float]:
+def _target(study: Joint, path: Any) -> tuple[Law, float]:
     """The study's law and the loss of the published model under it."""
-    law = spaces.law_of(study, path=path)
-    if law is None:
-        raise Refused(Problem(field="law", expected="a law to compare shapes by", got="none", hint="add `law:`"))
-    work = training(study.workload.seq_len, published.batch, published.tokens)
+    law, published = spaces.law_of(study, path=path), study.published
+    assert law is not None, "the schema asks for it"
+    work = training(study.workload.seq_len, published.global_batch, published.tokens)
     model = load.model(published.model, path=path)
-    reached = loss(law, model, published.tokens, published.batch * work.train.seq_len)
+    reached = loss(law, model, published.tokens, published.global_batch * work.train.seq_len)
     if not float(reached.in_range):
         raise Refused(
             Problem(field="published", expected=f"a model inside the range of {law.name}", got=published.model,
@@ -169,64 +254,18 @@ def _target(study: Study, published: Published, path: Any) -> tuple[Law, float]:
     return law, float(reached.value)
 
 
-def _against(best: Found, other: Found | None, study: Study, path: Any) -> dict[str, Any]:
-    """What another way found, what it costs more than the best, and how sure that is."""
-    if other is None:
-        return {"plan": None, "value": None, "gain": None, "interval": None, "p_gain": None}
-    seed = int(study.seed)
-    values = robust.priced([best.plan, other.plan], study.objective, seed=seed, path=path)
-    gains = 1.0 - values[0] / values[1]
-    return {
-        "plan": _document(other, study),
-        "value": other.value,
-        "gain": 1.0 - best.value / other.value,
-        "interval": [plain(end) for end in np.nanquantile(gains, (0.05, 0.95))],
-        "p_gain": float((gains > 0.0).mean()),
-    }
-
-
-def _document(found: Found, study: Study) -> dict[str, Any]:
-    plan = found.plan
-    kind, machine = plan.model.kinds[0], machine_of(plan)
-    return {
-        "model": plan.model.name,
-        "layers": plain(kind.count),
-        "d_model": plain(plan.model.d_model),
-        "d_ff": plain(kind.d_ff),
-        "parameters": plain(counted_parameters(plan.model)),
-        "tokens": plain(plan.workload.tokens),
-        "global_batch": plain(plan.workload.train.batch),
-        "hardware": machine.name,
-        "chips": int(machine.chips),
-        "layout": layout_document(plan.layout),
-        study.objective: found.value,
-    }
-
-
-def text(document: Mapping[str, Any]) -> str:
-    """The document in a table for people."""
-    objective = document["objective"]
-    lines = [
-        document["title"],
-        f"loss to reach {document['loss']:.4f}; {document['evaluated']:,} candidates priced",
-        "",
-        f"{'':<15}{'shape':<21}{'tokens':>6}{'batch':>7}  {'machine':<18}{document['unit']:>9}{'gain':>7}  P(gain > 0)",
+def _assumed(seeker: _Seeker) -> list[str]:
+    law, told = seeker.law.name, seeker.study.chip
+    said = [
+        f"the loss of a run is {law}'s alone: its own error moves all ways together, and is not drawn",
+        f"batch costs tokens by the critical batch of {law}",
     ]
-    rows: list[tuple[str, Any, Any]] = [("together", document["best"], None)]
-    rows += [(one["way"], one["plan"], one) for one in document["ways"]]
-    for way, plan, against in rows:
-        if plan is None:
-            lines.append(f"{way:<15}nothing that fits reaches it")
-            continue
-        shape = f"{plan['layers']:g} x {plan['d_model']:g}, {plan['parameters'] / 1e9:.2f} G"
-        where = f"{plan['hardware']} x {plan['chips']:,}"
-        line = f"{way:<15}{shape:<21}{plan['tokens'] / 1e9:>4.0f} G{plan['global_batch']:>7.0f}  {where:<18}"
-        line += f"{plan[objective]:>9.4g}"
-        if against is not None:
-            low, high = against["interval"]
-            sure = "the same choice" if low == high == 0.0 else f"{against['p_gain']:.0%} ({low:.1%} to {high:.1%})"
-            line += f"{against['gain']:>7.1%}  {sure}"
-        lines.append(line)
-    cut = {key: value for key, value in document["best"]["layout"].items() if value not in (1, 0, "none")}
-    lines += ["", f"together, cut: {', '.join(f'{key}={value}' for key, value in cut.items())}"]
-    return "\n".join([*lines, *(f"edge: {hit}" for hit in document["boundary_hits"])])
+    if told is not None:
+        said += [
+            "all number formats and shapes of one size are taken to reach the same loss",
+            f"a chip that is ordered is one of {told.volume:,.0f}; one that is bought costs what its vendor asks, and "
+            "both cost their owner annuities of machine and plant, and electricity",
+            "what software reaches on a chip not built yet is taken from families that were fitted",
+            "a free chip is sought, not proved: another seed may end elsewhere",
+        ]
+    return said

@@ -8,6 +8,7 @@ from coopt.search.price import OBJECTIVES, Score
 from coopt.search.space import Candidate
 from coopt.spec.nouns import Hardware
 
+USEFUL = "useful_"  # before an objective: interruptions cost their share of it
 DEVICE_TIME = "device_time"  # s of one device to the end of the run: tokens / (tokens a second a device)
 
 
@@ -25,6 +26,8 @@ def expression(candidate: Candidate, objectives: tuple[str, ...]) -> Score:
     def value(name: str):
         if name == DEVICE_TIME:
             return cost.step_time * (ops.chips * (candidate.workload.tokens / ops.tokens))
+        if name.startswith(USEFUL):
+            return value(name.removeprefix(USEFUL)) / cost.goodput
         return OBJECTIVES[name][1](candidate, ops, cost)
 
     return Score(verdict=cost.verdict, objectives=tuple(value(name) for name in objectives))
@@ -36,4 +39,4 @@ def unit(objective: str) -> str:
     >>> unit("device_time"), unit("run_dollars"), unit("loss")
     ('s', 'USD', 'nat')
     """
-    return "s" if objective == DEVICE_TIME else OBJECTIVES[objective][0]
+    return "s" if objective == DEVICE_TIME else OBJECTIVES[objective.removeprefix(USEFUL)][0]

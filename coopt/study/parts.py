@@ -24,7 +24,8 @@ from coopt.spec.nouns import VERDICTS, Hardware, Law
 from coopt.store import Run, finite, identity
 from coopt.study import bench, inputs
 from coopt.study.objectives import expression
-from coopt.study.scheduler import Crew, Job, carry_out
+from coopt.study.scheduler import Crew, carry_out
+from coopt.workers import Job
 
 PART = 2**31  # candidates in a part, at most: half a minute of one core
 DEADLINE = 3600.0  # s for one part

@@ -39,7 +39,7 @@ def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
     """
     if getattr(options, "from"):
-        return compiled.calibrate(options, hardware=_hardware)
+        return compiled.calibrate(options)
     sources = [_read(name, options.runs) for name in options.measured] or [_surveyed(options, told)]
     timed = [blocks.of_document(said) for _, source in sources for said in source["blocks"]]
     chip = _chip(options, sources)

@@ -16,7 +16,7 @@ from coopt.store.files import safe_name
 from coopt.store.saved import content
 from coopt.study import bench, inputs, main
 from coopt.study.answer import ANSWER
-from coopt.workers import Outcome
+from coopt.workers import Job, Outcome
 
 FILES = ("study.yaml", "journal", ANSWER, "plans.json", "measurements.json")
 FOLDERS = (inputs.FOLDER, "measured", "calibrated", "models")
@@ -86,12 +86,12 @@ class Playback:
     def __init__(self, kept: Saved):
         self._done = {identity(record["job"]): record for record in kept.trials.done.values() if "job" in record}
 
-    def run(self, path: str, payload: dict, **limits: Any) -> Outcome:
+    def run(self, job: Job) -> Outcome:
         """The recorded outcome of a job; `crashed` where there is none."""
-        if path != bench.JOB:
+        if job.path != bench.JOB:
             with workers.serial() as here:
-                return here.run(path, payload, **limits)
-        found = self._done.get(identity(finite(dict(payload))))
+                return here.run(job)
+        found = self._done.get(identity(finite(dict(job.payload))))
         if found is None:
             return Outcome(status="crashed", phase="replay", signal="not in the bundle",
                            message="this job was not measured in the run")  # fmt: skip

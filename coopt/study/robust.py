@@ -17,10 +17,11 @@ import numpy as np
 
 from coopt.cost.quality import Z90
 from coopt.problems import Refused
-from coopt.search.space import Candidate
-from coopt.spec import load
+from coopt.search.space import Candidate, put
+from coopt.spec import load, process
 from coopt.spec.constants import FAMILY, STACK
 from coopt.spec.nouns import Hardware
+from coopt.spec.silicon import Process
 from coopt.study.objectives import expression, machine_of
 from coopt.tree import replace
 
@@ -100,6 +101,16 @@ def _normal(key: Key, seed: int, samples: int) -> np.ndarray:
     return np.random.default_rng([seed, zlib.crc32("/".join(key).encode())]).standard_normal(samples)
 
 
+def processes(made_with: Process, *, samples: int, seed: int, path: Any = None) -> Process:
+    """A process under `samples` draws of every number that its file gives an interval; shares stay below 1."""
+    leaves = {}
+    for place, (value, low, high) in process.intervals(made_with.name, path=path).items():
+        sigma = math.log(high / low) / (2.0 * Z90) if low > 0.0 else UNKNOWN
+        draws = value * np.exp(sigma * _normal(("process", made_with.name, place), seed, samples))
+        leaves[place] = np.minimum(draws, 1.0) if high <= 1.0 and not place.endswith("defects") else draws
+    return put(made_with, leaves)
+
+
 def priced(
     plans: Sequence[Candidate],
     objective: str,
@@ -108,10 +119,12 @@ def priced(
     samples: int = SAMPLES,
     seed: int = 0,
     path: Any = None,
+    under: Hardware | None = None,
 ) -> np.ndarray:
     """The objective of every plan in every draw, `(plans, samples)`; infinite where it does not fit or breaks a limit.
 
     Plans of one structure on one machine are one call of the expression, plans along one axis and draws along another.
+    `under` is the machine of all plans, drawn already.
     """
     limits = dict(limits or {})
     groups: dict[Any, list[int]] = {}
@@ -123,9 +136,9 @@ def priced(
     for positions in groups.values():
         one = [replace(plans[position], hardware=None) for position in positions]
         many = jax.tree.map(lambda *leaves: np.asarray(leaves, float)[:, None], *one)
-        machine = drawn(machine_of(plans[positions[0]]), samples=samples, seed=seed, path=path)
+        here = under or drawn(machine_of(plans[positions[0]]), samples=samples, seed=seed, path=path)
         with np.errstate(all="ignore"):
-            score = expression(replace(many, hardware=machine), (objective, *limits))
+            score = expression(replace(many, hardware=here), (objective, *limits))
             value, *bounded = score.objectives
             fits = np.asarray(score.verdict) < 0.5
             for known, bound in zip(bounded, limits.values(), strict=True):

@@ -8,28 +8,16 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import queue
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from coopt.store import Run, finite
-from coopt.workers import Executor, Outcome
+from coopt.workers import Executor, Job, Outcome
 from coopt.workers.remote import LOST
 
 PAUSE = 1.0  # s to wait for news before looking what other processes did
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a trial runs: a function by name, its payload, and its limits."""
-
-    path: str
-    payload: dict[str, Any]
-    deadline_s: float
-    lease: str | None = None
-    memory_cap: int | None = None
 
 
 class Workers(Protocol):
@@ -139,7 +127,7 @@ class Crew:
         """The next outcome, or None after a pause; raises what a job refused."""
         if self._waiting:
             trial, job = self._waiting.popleft()
-            return trial, self._run(job)
+            return trial, self._executor.run(job)
         with contextlib.suppress(queue.Empty):
             trial, heard = self._heard.get(timeout=PAUSE)
             if isinstance(heard, BaseException):
@@ -152,12 +140,8 @@ class Crew:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, job: Job) -> Outcome:
-        return self._executor.run(job.path, job.payload, deadline_s=job.deadline_s, lease=job.lease,
-                                  memory_cap=job.memory_cap)  # fmt: skip
-
     def _tried(self, job: Job) -> Outcome | BaseException:
         try:
-            return self._run(job)
+            return self._executor.run(job)
         except Exception as error:  # handed to the thread that asks
             return error

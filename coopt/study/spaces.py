@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from coopt.search import describe
@@ -39,14 +40,18 @@ def family(study: Study, *, path: Any = None) -> Family:
     return Family(None, read.read(file)[0], str(file))
 
 
-def space(study: Study, found: Family, *, chips: float) -> Space:
-    """Every candidate of a study on `chips` chips; Refused with what is wrong with the family or the layout."""
+def space(study: Study, found: Family, *, chips: float | Sequence[float]) -> Space:
+    """Every candidate of a study on `chips` chips, or on several numbers of them.
+
+    Refused with what is wrong with the family or the layout.
+    """
     shape = dict(found.description.get("shape", {}))
     shape |= {"batch": _form(study.workload.global_batch)}
     if study.workload.tokens is not None:
         shape |= {"tokens": _form(study.workload.tokens)}
     layout = {**found.description.get("layout", {}), **study.layout}
-    if chips < 1.5 and 0 in (layout.get("zero") or (0,)):
+    numbers = [int(one) for one in (chips if isinstance(chips, Sequence) else [chips])]
+    if max(numbers) == 1 and 0 in (layout.get("zero") or (0,)):
         layout["zero"] = [0]  # there is nobody to share the state with
     description = {
         "name": found.name,
@@ -56,7 +61,7 @@ def space(study: Study, found: Family, *, chips: float) -> Space:
         "layout": {name: offered if isinstance(offered, list) else [offered] for name, offered in layout.items()},
     }
     work = training(study.workload.seq_len, _first(study.workload.global_batch), _first(study.workload.tokens))
-    return describe.space_from(description, chips=int(chips), model=found.model, workload=work, file=found.file)
+    return describe.space_from(description, chips=numbers, model=found.model, workload=work, file=found.file)
 
 
 def chosen(within: Space, index: int, family: Family, hardware: Hardware, law: Law | None) -> Candidate:

@@ -16,7 +16,7 @@ from coopt.spec.nouns import Layout, Model
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
 from coopt.study import bench, cycles
-from coopt.study.designs import split
+from coopt.study.designs import of_options
 from coopt.tree import replace
 
 FORMS = "local, cpu:8, tpu:v5p:8x8x16 (v4, v5e, v5p, v6e, 7x; `:4` for four slices) or gpu:PROFILE:1x8x8"
@@ -44,7 +44,7 @@ def measure(options: Any, *, told: Progress) -> dict[str, Any]:
     with workers.process(preload=bench.PRELOAD) as executor:
         for number, job in enumerate(jobs):
             told(f"compiling for {options.on}", number, len(jobs))
-            outcome = executor.run(bench.JOB, job, deadline_s=deadline)
+            outcome = executor.run(workers.Job(bench.JOB, job, deadline))
             blocks.append(told_of(outcome, job, chip, path=options.profile_path))
     told(f"compiling for {options.on}", len(jobs), len(jobs))
     document = finite({"command": "measure", "on": options.on, "blocks": blocks, "assumed": list(assumed)})
@@ -99,14 +99,11 @@ def _gpu(name: str, path: Any) -> dict[str, Any]:
 
 
 def _asked(options: Any, target: str, chip: Mapping[str, Any]) -> tuple[Model, Layout, tuple[str, ...]]:
-    inside = split(options.overrides)
-    model = load.model(options.model, path=options.profile_path, **inside.get("model", {}))
-    text = ",".join(filter(None, (options.layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items()))))
     stack = STACKS.get(target.partition(":")[0], "jax")
-    layout, assumed = load.layout(text, chips=devices(target), model=model, stack=stack, path=options.profile_path)
-    if stack == "maxtext" and "sp" not in text and layout.tp > 1:
+    model, layout, assumed = of_options(options, chips=devices(target), stack=stack)
+    kept = tuple(sentence for sentence in assumed if not sentence.startswith("sp="))
+    if stack == "maxtext" and kept != assumed and layout.tp > 1:
         # It cuts the residual stream over the tensor axis as well, along the width; the sequence is as many bytes.
-        kept = tuple(sentence for sentence in assumed if not sentence.startswith("sp="))
         layout, assumed = replace(layout, sp=1.0), (*kept, "sp=1: what flows between layers is cut over tp too")
     padded = load.padded(model, float(layout.tp), stack=stack, path=options.profile_path)
     return padded, layout, assumed
@@ -136,7 +133,9 @@ def cores(target: str) -> float:
 
 def _jobs(options: Any, model: Model, layout: Layout, target: str, chip: Mapping[str, Any]) -> list[dict[str, Any]]:
     length = int(options.seq_len or min(float(model.context) or 2048.0, 2048.0))
-    more: dict[str, Any] = {} if target.startswith(("cpu", "gpu")) else {"texts": str(Path(TEXTS).expanduser())}
+    more: dict[str, Any] = {} if target.startswith("cpu") else {"texts": str(Path(TEXTS).expanduser())}
+    if options.xla_flags:
+        more["flags"] = options.xla_flags
     if options.part == "step":
         return [step_job(model, layout, seq_len=length, target=target, **more)]
     if chip:
@@ -168,7 +167,7 @@ def told_of(
         "outcome": outcome.status,
         "message": message,
         "kind": answer.get("kind", "none"),
-        **{key: answer.get(key) for key in ("device", "chips", "layers", "assumed", "digest", "versions", "flags")},
+        **{key: answer.get(key) for key in ("device", "chips", "layers", "assumed", "digest", "versions", "options")},
         "resident": answer.get("resident"),
         "seconds": outcome.seconds,
         "room": job.get("memory"),

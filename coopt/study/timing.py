@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coopt.spec import load
-from coopt.spec.nouns import PRECISIONS
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
 from coopt.study import (
@@ -18,12 +16,13 @@ from coopt.study import (
     bench,
     blocks,
     host,
+    joined,
     machines,
     screening,
     spaces,
     targets,
 )
-from coopt.study.designs import split
+from coopt.study.designs import of_options
 
 BLOCKS = 8
 PROGRAM = 4.0  # s of timing a program of the user's own gets
@@ -41,15 +40,30 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
 
     With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening. With
     `--program`, that program alone. `--on` names another target, which is compiled for (`coopt.study.targets`).
-    `--out` writes what `coopt calibrate` reads. Raises Refused for a model or a layout that cannot be built.
+    `--out` writes what `coopt calibrate` reads, after every block; blocks in it that were timed by the same code and
+    versions on the same machine are not timed again. Raises Refused for a model or a layout that cannot be built.
     """
     if options.program:
         return _program(options, told)
+    if options.peers:
+        return _written(joined.measure(options, told=told), options.out)
     if options.on != "local":
         return targets.measure(options, told=told)
     date, until = time.strftime("%Y-%m-%d"), _until(options.seconds)
     deadline = options.block_seconds or bench.DEADLINE
     timed: list[blocks.Timed] = []
+    before = _finished(options.out)
+
+    def document(left_out: int) -> dict[str, Any]:
+        return {
+            "command": "measure",
+            "host": host.told(here.measured),
+            "blocks": [block.document() | {"trial": bench.trial_of(block.job)} for block in timed],
+            "left_out": left_out,
+            "versions": bench.toolchain(),
+            "profile": dict(here.chip),
+        }
+
     with bench.opened(True) as executor:
         told("measuring this host", 0, 1)
         here = machines.measure_host(None, executor, date=date, deadline_s=deadline)
@@ -59,19 +73,23 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
             if timed and time.monotonic() > until:
                 break
             told("compiling and timing blocks", number, len(jobs))
+            if (kept := before.get(bench.trial_of(job))) is not None:
+                timed.append(kept)
+                continue
             timed.append(blocks.of_record(job, bench.do(None, executor, job, deadline_s=deadline)))
+            _written(finite(document(len(jobs) - len(timed))), options.out)
         told("compiling and timing blocks", len(timed), len(jobs))
-    document = finite(
-        {
-            "command": "measure",
-            "host": host.told(here.measured),
-            "blocks": [block.document() for block in timed],
-            "left_out": len(jobs) - len(timed),
-            "versions": bench.toolchain(),
-            "profile": dict(here.chip),
-        }
-    )
-    return _written(document, options.out)
+    return _written(finite(document(len(jobs) - len(timed))), options.out)
+
+
+def _finished(out: str | None) -> dict[str, blocks.Timed]:
+    """The usable blocks of an earlier, perhaps interrupted, measurement by their trial; none where there was none."""
+    try:
+        said = json.loads(Path(out).read_text(encoding="utf-8"))["blocks"] if out else []
+        found = {one["trial"]: blocks.of_document(one) for one in said if "trial" in one}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {trial: block for trial, block in found.items() if block.usable}
 
 
 def _program(options: Any, told: Progress) -> dict[str, Any]:
@@ -112,12 +130,7 @@ def _until(seconds: float | None) -> float:
 
 def _of_model(options: Any) -> list[dict[str, Any]]:
     """One job for each kind of layer of a model, in float32 unless a layout says otherwise."""
-    inside = split(options.overrides)
-    model = load.model(options.model, path=options.profile_path, **inside.get("model", {}))
-    text = ",".join(filter(None, (options.layout, *(f"{k}={v}" for k, v in inside.get("layout", {}).items()))))
-    layout, _ = load.layout(text, chips=1, model=model, stack="jax", path=options.profile_path)
-    if "precision" not in text:
-        layout = blocks.replace(layout, precision=PRECISIONS["fp32"])
+    model, layout, _ = of_options(options, chips=1.0, stack="jax", precision="fp32")
     seq_len = options.seq_len or min(float(model.context) or SEQ_LEN, SEQ_LEN)
     return [blocks.job(model, layout, seq_len=seq_len, layer=layer) for layer in range(len(model.kinds))]
 

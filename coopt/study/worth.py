@@ -11,9 +11,12 @@ from coopt.cost import estimate
 from coopt.cost.explain import plain
 from coopt.cost.silicon import build, silicon
 from coopt.ops import count
+from coopt.search.space import Candidate
 from coopt.spec.nouns import Ops
 from coopt.spec.silicon import Design, Process
-from coopt.study.screens import Best, priced
+from coopt.study.objectives import expression
+from coopt.study.question import Bench
+from coopt.study.used import Used
 from coopt.tree import replace
 
 # Variables that a vendor could turn a little; codes are compared one against the other.
@@ -23,14 +26,16 @@ STEP = 1e-3
 LEAST = 0.005  # elasticity of price or area below which a variable is no source of either
 
 
-def work(way: Best) -> Ops:
-    """The operations of a design's way of doing its work."""
-    return count(way.model, way.layout, way.workload)
+def work(plan: Candidate) -> Ops:
+    """The operations of a plan."""
+    return count(plan.model, plan.layout, plan.workload)
 
 
-def dollars(design: Design, ways: Sequence[Best], made_with: Process) -> np.ndarray:
-    """USD a token of a design in each future, on given layouts."""
-    return np.array([float(priced(work(way), build(design, made_with))[0]) for way in ways])
+def dollars(design: Design, ways: Sequence[Used | None], made_with: Process) -> np.ndarray:
+    """USD a useful token of a design in each future, on given layouts."""
+    machine, name = build(design, made_with), "useful_dollars_per_token"
+    scores = [expression(replace(way.plan, hardware=machine), (name,)) if way else None for way in ways]
+    return np.array([float(score.objectives[0]) if score else np.inf for score in scores])
 
 
 def steps(bought: Design, same: Design, answer: Design, made_with: Process) -> list[tuple[str, Design]]:
@@ -54,18 +59,14 @@ def steps(bought: Design, same: Design, answer: Design, made_with: Process) -> l
 
 
 def breakeven(
-    bought: Design,
-    answer: Design,
-    ways_bought: Sequence[Best],
-    ways: Sequence[Best],
-    weights: np.ndarray,
-    made_with: Process,
+    bench: Bench, answer: Design, ways_bought: Sequence[Used | None], ways: Sequence[Used | None]
 ) -> dict[str, Any]:
     """Chips at which the ordered part costs as much a token as the bought one; None where it never does.
 
     USD a token is A + B / volume, for development is spread over the volume and nothing else depends on it.
     """
-    asked = float(dollars(bought, ways_bought, made_with) @ weights)
+    weights, made_with = np.array([one.weight for one in bench.works]), bench.order.process
+    asked = float(dollars(bench.bought, ways_bought, made_with) @ weights)
     here, many = (float(dollars(replace(answer, volume=v), ways, made_with) @ weights) for v in (answer.volume, 1e12))
     fixed = (here - many) * answer.volume
     made = silicon(answer, made_with)
@@ -81,14 +82,14 @@ def breakeven(
     }
 
 
-def wishes(bought: Design, way: Best, made_with: Process, offered: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """What the vendor's chip would gain from a little more of each variable, on its best layout of the first future.
+def wishes(bought: Design, plan: Candidate, made_with: Process) -> dict[str, Any]:
+    """What the vendor's chip would gain from a little more of each variable, on a plan: its best of the first future.
 
     `time`, `price`, `area`, `watts` and `dollars` are d log / d log of the variable; `per_price` is percent of step
     time saved for a percent of the chip's price spent on it, so that the best exchange at constant cost takes from the
     smallest and gives to the largest. Central differences in float64: the tests hold them against autodiff.
     """
-    ops = work(way)
+    ops = work(plan)
     rows = []
     for name in SMOOTH:
         ends = [_figures(replace(bought, **{name: getattr(bought, name) * (1.0 + sign * STEP)}), ops, made_with)
@@ -101,7 +102,7 @@ def wishes(bought: Design, way: Best, made_with: Process, offered: Mapping[str, 
     here = _figures(bought, ops, made_with)
     swaps = []
     for field, kind in SWAPS.items():
-        for code in range(len(offered[field])):
+        for code in range(len(made_with.names[kind])):
             if code != int(getattr(bought, field)):
                 there = _figures(replace(bought, **{field: float(code)}), ops, made_with)
                 swaps.append(

@@ -8,7 +8,8 @@ The room knows callables and bytes; it knows no models.
 
 from coopt.workers.executor import Executor, run
 from coopt.workers.inprocess import serial
+from coopt.workers.job import Job
 from coopt.workers.outcome import STATUSES, Outcome
 from coopt.workers.processes import process
 
-__all__ = ["STATUSES", "Executor", "Outcome", "process", "run", "serial"]
+__all__ = ["STATUSES", "Executor", "Job", "Outcome", "process", "run", "serial"]

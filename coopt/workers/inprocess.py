@@ -18,7 +18,8 @@ from collections.abc import Iterator
 
 from coopt.problems import Refused
 from coopt.workers import child, kernel
-from coopt.workers.lease import LeaseTimeout, hold
+from coopt.workers.job import Job
+from coopt.workers.lease import LeaseTimeout, leased
 from coopt.workers.outcome import Outcome, of_exception, of_result
 
 GRACE = 2.0  # s after a deadline in which Python code is expected to have been interrupted
@@ -37,30 +38,21 @@ def serial() -> Iterator[SerialExecutor]:
 class SerialExecutor:
     """See `serial`."""
 
-    def run(
-        self,
-        path: str,
-        payload: dict,
-        *,
-        deadline_s: float,
-        lease: str | None = None,
-        lease_wait_s: float = 600.0,
-        memory_cap: int | None = None,
-    ) -> Outcome:
+    def run(self, job: Job) -> Outcome:
         """Runs one job here; `memory_cap` cannot be kept and is refused by ValueError."""
-        if memory_cap is not None:
+        if job.memory_cap is not None:
             raise ValueError("memory_cap needs a child process: use the process executor")
         started = time.monotonic()
         phases = ["start"]
         try:
-            with hold(lease, wait_s=lease_wait_s) if lease else contextlib.nullcontext(), _watchdog(deadline_s):
-                outcome = of_result(child.call(path, payload, phases.append))
+            with leased(job), _watchdog(job.deadline_s):
+                outcome = of_result(child.call(job.path, job.payload, phases.append))
         except Refused:
             raise
-        except LeaseTimeout:
-            outcome = Outcome(status="timeout", phase="lease", message=f"{lease} stayed leased for {lease_wait_s} s")
+        except LeaseTimeout as late:
+            outcome = late.outcome()
         except _Late:
-            outcome = Outcome(status="timeout", phase=phases[-1], message=f"interrupted after {deadline_s} s")
+            outcome = Outcome(status="timeout", phase=phases[-1], message=f"interrupted after {job.deadline_s:g} s")
         except Exception as error:  # the boundary: whatever a job raises is an outcome, told in full
             outcome = of_exception(type(error).__name__, str(error), phases[-1], kernel.available_memory())
         return dataclasses.replace(outcome, isolation="none", seconds=time.monotonic() - started)

@@ -15,6 +15,7 @@ from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.workers import remote
+from coopt.workers.job import Job
 from coopt.workers.outcome import Outcome
 from coopt.workers.processes import START_LIMIT, ProcessExecutor
 
@@ -68,20 +69,10 @@ class RayExecutor:
         for _ in range(workers):
             self._free.put(None)  # a place whose actor is yet to be made
 
-    def run(
-        self,
-        path: str,
-        payload: dict,
-        *,
-        deadline_s: float,
-        lease: str | None = None,
-        lease_wait_s: float = 600.0,
-        memory_cap: int | None = None,
-    ) -> Outcome:
+    def run(self, job: Job) -> Outcome:
         """Runs one job on a free worker; see `coopt.workers.run`."""
-        text = remote.asked(path, payload, deadline_s=deadline_s, lease=lease, lease_wait_s=lease_wait_s,
-                            memory_cap=memory_cap)  # fmt: skip
-        limit = START_LIMIT + deadline_s + (lease_wait_s if lease else 0.0) + remote.SLACK
+        text = remote.asked(job)
+        limit = START_LIMIT + job.longest_s + remote.SLACK
         actor = self._free.get()
         try:
             actor = actor or self._ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Seat).remote(*self._made)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from coopt.workers import remote
+from coopt.workers.job import Job
 from coopt.workers.outcome import Outcome
 from coopt.workers.processes import process
 
@@ -59,30 +60,20 @@ class SlurmExecutor:
         self._places = threading.BoundedSemaphore(workers)
         self._lock = threading.Lock()
 
-    def run(
-        self,
-        path: str,
-        payload: dict,
-        *,
-        deadline_s: float,
-        lease: str | None = None,
-        lease_wait_s: float = 600.0,
-        memory_cap: int | None = None,
-    ) -> Outcome:
+    def run(self, job: Job) -> Outcome:
         """Submits one job and waits for its outcome, in the queue for as long as it takes; see `coopt.workers.run`."""
-        text = remote.asked(path, payload, deadline_s=deadline_s, lease=lease, lease_wait_s=lease_wait_s,
-                            memory_cap=memory_cap)  # fmt: skip
+        text = remote.asked(job)
         question = self._folder / f"{next(self._numbers)}.job"
         question.write_text(text)
-        limit = deadline_s + (lease_wait_s if lease else 0.0) + remote.SLACK
+        limit = job.longest_s + remote.SLACK
         with self._places:
             with self._lock:
                 self._queue.update_parameters(timeout_min=math.ceil(limit / 60.0) + 5)
-                job = self._queue.submit(serve, str(question), self._preload)
+                queued = self._queue.submit(serve, str(question), self._preload)
             try:
-                return self._outcome(job, answer_of(question))
+                return self._outcome(queued, answer_of(question))
             finally:
-                self._end(job)
+                self._end(queued)
 
     def _end(self, job: Any) -> None:
         """Sees a job off; a process of this machine has a moment to end, so that it is reaped."""

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 from coopt.problems import Problem, Refused
 from coopt.workers import frames, kernel
-from coopt.workers.lease import LeaseTimeout, hold
+from coopt.workers.job import Job
+from coopt.workers.lease import LeaseTimeout, leased
 from coopt.workers.outcome import Outcome, of_death, of_exception, of_result
 
 START_LIMIT = 300.0  # s for the fork server's imports: ten times what a busy machine needs
@@ -70,24 +71,15 @@ class ProcessExecutor:
         self._requests: socket.socket | None = None
         self._idle: list[_Worker] = []
 
-    def run(
-        self,
-        path: str,
-        payload: dict,
-        *,
-        deadline_s: float,
-        lease: str | None = None,
-        lease_wait_s: float = 600.0,
-        memory_cap: int | None = None,
-    ) -> Outcome:
+    def run(self, job: Job) -> Outcome:
         """Runs one job to an outcome; see `coopt.workers.run`."""
-        job = {"path": path, "payload": payload, "memory_cap": memory_cap}
-        frames.encode(job)  # a payload that is not JSON fails here, in the caller's own frame
+        asked = {"path": job.path, "payload": job.payload, "memory_cap": job.memory_cap}
+        frames.encode(asked)  # a payload that is not JSON fails here, in the caller's own frame
         try:
-            with hold(lease, wait_s=lease_wait_s) if lease else contextlib.nullcontext(None) as held:
-                return self._run(job, deadline_s, () if held is None else (held,))
-        except LeaseTimeout:
-            return Outcome(status="timeout", phase="lease", message=f"{lease} stayed leased for {lease_wait_s:g} s")
+            with leased(job) as held:
+                return self._run(asked, job.deadline_s, () if held is None else (held,))
+        except LeaseTimeout as late:
+            return late.outcome()
 
     def close(self) -> None:
         """Ends the server and every child."""

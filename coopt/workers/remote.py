@@ -10,6 +10,7 @@ import dataclasses
 import json
 
 from coopt.problems import Problem, Refused
+from coopt.workers.job import Job
 from coopt.workers.outcome import Outcome
 from coopt.workers.processes import ProcessExecutor
 
@@ -17,16 +18,15 @@ LOST = "lost"  # the signal of an outcome whose worker is gone
 SLACK = 60.0  # s beyond a job's own limits after which a worker that says nothing counts as lost
 
 
-def asked(path: str, payload: dict, **limits: object) -> str:
+def asked(job: Job) -> str:
     """One job as text; refuses, in the caller's own frame, a payload that is not JSON."""
-    return json.dumps({"path": path, "payload": payload, **limits})
+    return json.dumps(dataclasses.asdict(job))
 
 
 def carried_out(executor: ProcessExecutor, text: str) -> str:
     """Runs a job that came as text, on the worker; its outcome, or what it refused, as text."""
-    job = json.loads(text)
     try:
-        return json.dumps({"outcome": dataclasses.asdict(executor.run(job.pop("path"), job.pop("payload"), **job))})
+        return json.dumps({"outcome": dataclasses.asdict(executor.run(Job(**json.loads(text))))})
     except Refused as refused:
         return json.dumps({"refused": [dataclasses.asdict(problem) for problem in refused.problems]})
 

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from coopt.workers.executor import Executor
+from coopt.workers.job import Job
 from coopt.workers.outcome import Outcome
 
 
-def together(executor: Executor, path: str, payloads: Sequence[dict], *, deadline_s: float) -> Outcome:
-    """Runs one job a payload, all at the same time; the first one's outcome, or that of the rank that failed.
+def together(executor: Executor, jobs: Sequence[Job]) -> Outcome:
+    """Runs all jobs at the same time; the first one's outcome, or that of the rank that failed.
 
     When one dies the others fail for want of it: the one that a signal ended, or that is silent, is named before those
     that only complain of it.
     """
-    with ThreadPoolExecutor(len(payloads), thread_name_prefix="together") as threads:
-        running = [threads.submit(executor.run, path, payload, deadline_s=deadline_s) for payload in payloads]
-        outcomes = [one.result() for one in running]
+    with ThreadPoolExecutor(len(jobs), thread_name_prefix="together") as threads:
+        outcomes = list(threads.map(executor.run, jobs))
     failed = [rank for rank, outcome in enumerate(outcomes) if not outcome.ok]
     if not failed:
         return outcomes[0]

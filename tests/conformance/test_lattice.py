@@ -11,6 +11,7 @@ import pytest
 from coopt.search import chunks, exact, programs
 from coopt.search.layouts import layout_space
 from coopt.search.price import OBJECTIVES, price
+from coopt.search.recorded import record, task_of
 from coopt.search.space import all_digits, axis, candidate, flat, lattice, product, size
 from coopt.search.sweep import sweep
 from coopt.spec.nouns import VERDICTS, Hardware, Law, LayerKind, Model, Tier, Workload, training
@@ -123,9 +124,9 @@ def test_a_small_space_compiles_nothing():
     """What NumPy has done before a compiler would be ready is left to NumPy."""
     few = {"tp": (2, 4), "pp": (1, 2), "cp": (1,), "micro_batch": (1, 2), "vpp": (1,), "offload": (0.0,)}
     space = attached(layout_space(dense(), work(), chips=64, choices=few), machine(), None)
-    graph = programs.record(space, price, ("step_time",), limits={})
-    plan = chunks.plan(exact.Task(space=space, graph=graph, lead=len(space.axes), block=1), target=2**19)
-    assert graph.steps and not any(program.steps for program in plan.staged.programs)
+    recorded = record(task_of(space, objectives=("step_time",), expression=price))
+    plan = chunks.plan(exact.Task(space=space, recorded=recorded, lead=len(space.axes), block=1), target=2**19)
+    assert recorded.steps and not any(program.steps for program in plan.staged.programs)
 
 
 def test_numbers_compile_nothing(monkeypatch):
@@ -157,7 +158,7 @@ def test_work_a_candidate(energy, most):
     few = {"vpp": (1, 2, 4, 8), "micro_batch": (1, 2, 4, 8), "fused_attention": (1, 0), "schedule": (0, 2)}
     space = attached(layout_space(gpt3, training(2048.0, 1536.0), chips=4096, choices=few), machine(4096.0), None)
     names = ("step_time", "dollars_per_token", "memory_share") + ("joules_per_token",) * energy
-    graph = programs.record(space, price, names, limits={})
-    plan = chunks.plan(exact.Task(space=space, graph=graph, lead=len(space.axes), block=1), target=2**19)
+    recorded = record(task_of(space, objectives=names, expression=price))
+    plan = chunks.plan(exact.Task(space=space, recorded=recorded, lead=len(space.axes), block=1), target=2**19)
     assert sum(len(program.steps) for program in plan.staged.programs) < 500
     assert 5 < plan.staged.work / plan.inner <= most

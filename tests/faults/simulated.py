@@ -22,8 +22,8 @@ from coopt.store import create, identity, open_run, resume
 from coopt.store import run as run_module
 from coopt.store import trials as trials_module
 from coopt.store.identity import Owner
-from coopt.study.scheduler import PAUSE, Job, steps
-from coopt.workers import Outcome
+from coopt.study.scheduler import PAUSE, steps
+from coopt.workers import Job, Outcome
 
 CALLS = ("write", "fsync", "ftruncate")
 LOSSES = 3  # of workers and of coordinators together that a sound trial may suffer here; the fifth would condemn it

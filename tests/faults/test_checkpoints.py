@@ -1,4 +1,4 @@
-"""Checkpoints under kills, rot, full disks: a step that is listed restores, and what restores is what was saved."""
+"""Checkpoints under kills, rot, full disks: a step that is listed restores, and restores what was saved (A14, A15)."""
 
 from __future__ import annotations
 

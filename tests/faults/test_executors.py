@@ -15,7 +15,8 @@ from coopt import workers
 from coopt.problems import Refused
 from coopt.store import create, identity, journal
 from coopt.study import bench
-from coopt.study.scheduler import Crew, Job, carry_out
+from coopt.study.scheduler import Crew, carry_out
+from coopt.workers import Job
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -108,8 +109,8 @@ def test_slurm_jobs_by_submitit_on_this_machine(tmp_path):
     with slurm((), workers=2, folder=tmp_path) as executor:
         wanted = jobs(6, "above", marks=str(marks), kill=lambda n: n == 2)
         kinds = driven(tmp_path, wanted, executor, 2)
-        assert executor.run("crew:square", {"n": 3, "poison": 1}, deadline_s=30.0).signal == "SIGSEGV"
-        assert executor.run("crew:square", {"n": 3, "pause": 30}, deadline_s=1.0).status == "timeout"
+        assert executor.run(Job("crew:square", {"n": 3, "poison": 1}, 30.0)).signal == "SIGSEGV"
+        assert executor.run(Job("crew:square", {"n": 3, "pause": 30}, 1.0)).status == "timeout"
     assert kinds["lost"] == 1 and kinds["started"] == 7 and values(tmp_path) == [n**2 for n in range(6)]
     assert not list(tmp_path.glob("slurm-*"))
 
@@ -124,10 +125,10 @@ def test_ray_workers_killed_every_twenty_trials(tmp_path):
     marks.mkdir()
     with ray((), workers=2, reuse=50) as executor:
         kinds = driven(tmp_path, jobs(200, "above", marks=str(marks), kill=lambda n: n % 20 == 10), executor, 2)
-        assert executor.run("crew:square", {"n": 3, "poison": 1}, deadline_s=30.0).signal == "SIGSEGV"
-        assert executor.run("crew:square", {"n": 3, "pause": 30}, deadline_s=1.0).status == "timeout"
+        assert executor.run(Job("crew:square", {"n": 3, "poison": 1}, 30.0)).signal == "SIGSEGV"
+        assert executor.run(Job("crew:square", {"n": 3, "pause": 30}, 1.0)).status == "timeout"
         with pytest.raises(Refused, match="divisor"):
-            executor.run("crew:refused", {}, deadline_s=30.0)
+            executor.run(Job("crew:refused", {}, 30.0))
     print(f"200 trials, {kinds['lost']} workers lost, {kinds['started'] - 200} trials begun again")
     assert kinds["done"] == 200 and kinds["lost"] == 10 and kinds["started"] == 210
     assert values(tmp_path) == [n**2 for n in range(200)]

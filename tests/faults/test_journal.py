@@ -1,4 +1,4 @@
-"""The journal under truncation, flipped bits, full and failing disks, and killed or concurrent writers."""
+"""The journal under truncation, flipped bits, full and failing disks, killed or concurrent writers (A1 to A9)."""
 
 from __future__ import annotations
 

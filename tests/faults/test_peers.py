@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -17,6 +20,7 @@ from coopt import workers
 from coopt.measure.jobs import block_job
 from coopt.problems import Refused
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
+from coopt.workers import Job
 from coopt.workers.together import together
 
 MODEL = Model(d_model=64.0, vocab=256.0, norms=1.0,
@@ -37,13 +41,17 @@ def jobs(repeats: int = 3) -> list[dict]:
     return [{**asked, "repeats": repeats, "peers": {"address": address, "count": 2, "rank": r}} for r in (0, 1)]
 
 
+def peers(asked: list[dict]) -> list[Job]:
+    return [Job("coopt.measure.peers:run_peer", one, 240.0) for one in asked]
+
+
 def test_two_processes_time_one_block(tmp_path):
     """Both ranks run one program, with collectives, and its result is that of one process with two devices."""
     with workers.process(preload=("coopt.measure.job",)) as executor:
-        outcome = together(executor, "coopt.measure.peers:run_peer", jobs(), deadline_s=240.0)
+        outcome = together(executor, peers(jobs()))
         (single,) = jobs()[:1]
         single["peers"] |= {"count": 1, "devices": 2}
-        same = together(executor, "coopt.measure.peers:run_peer", [single], deadline_s=240.0)
+        same = together(executor, peers([single]))
     assert outcome.status == "ok", (outcome.message, outcome.stderr)
     found = outcome.result
     assert (found["chips"], found["processes"]) == (2, 2) and found["collectives"] > 0 and found["time"] > 0
@@ -59,9 +67,7 @@ def test_a_lost_peer_ends_the_job_by_its_name(rank):
         before = {p.pid for p in psutil.Process().children(recursive=True)}
         said: list = []
         asked = jobs(repeats=1_000_000)
-        whole = threading.Thread(
-            target=lambda: said.append(together(executor, "coopt.measure.peers:run_peer", asked, deadline_s=240.0))
-        )
+        whole = threading.Thread(target=lambda: said.append(together(executor, peers(asked))))
         whole.start()
         address = asked[0]["peers"]["address"]
         victim = _worker(address, rank, before)
@@ -99,3 +105,44 @@ def test_a_rank_that_cannot_be_is_refused():
     for peers in ({}, {"address": "x:1", "count": 2, "rank": 2}):
         with pytest.raises(Refused, match="rank"):
             run_peer({"peers": peers})
+
+
+def test_peers_on_the_command_line(tmp_path):
+    """Two processes of two devices run the layer that one process of four does; each layer says what it took."""
+    said = coopt("measure", "--model=gpt2-124m", "--layout=tp=4", "--seq_len=32", "--peers=2", "--chips=4",
+                 "--format=json", f"--out={tmp_path / 'peers.json'}")  # fmt: skip
+    (found,) = json.loads(said[1])["blocks"]
+    assert (found["outcome"], found["processes"], found["chips"], found["rank"]) == ("ok", 2, 4, 0), found
+    assert found["time"] > 0 and found["collectives"] > 0
+    assert json.loads((tmp_path / "peers.json").read_text())["blocks"][0]["norm"] == found["norm"]
+
+
+def test_processes_that_a_launcher_began_find_one_another():
+    """Under the variables that srun sets, the same command on each process is one block; without them it is refused."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    step = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0",
+            "SLURM_STEP_NUM_NODES": "2", "JAX_COORDINATOR_PORT": str(port)}  # fmt: skip
+    asked = ("measure", "--model=gpt2-124m", "--layout=tp=2", "--seq_len=32", "--peers=auto", "--chips=2",
+             "--format=json")  # fmt: skip
+    with ThreadPoolExecutor(2) as both:
+        answers = list(both.map(lambda rank: coopt(*asked, **step, SLURM_PROCID=str(rank)), (0, 1)))
+    found = [json.loads(out)["blocks"][0] for _, out, _ in answers]
+    assert [one["rank"] for one in found] == [0, 1] and found[0]["norm"] == found[1]["norm"] > 0, found
+    assert found[0]["time"] == found[1]["time"] and found[0]["processes"] == 2
+    code, _, words = coopt(*asked)
+    assert code == 1 and "srun" in words and "Traceback" not in words
+
+
+def coopt(*words: str, **environment: str) -> tuple[int, str, str]:
+    """The command as a user runs it."""
+    done = subprocess.run([sys.executable, "-m", "coopt", *words], capture_output=True, text=True, timeout=240,
+                          env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment)  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("flags", [("--peers=0",), ("--peers=two",), ("--peers=auto",), ("--peers=2", "--chips=3")])
+def test_peers_that_do_not_go_together_are_refused(flags):
+    code, _, said = coopt("measure", "--model=gpt2-124m", *flags)
+    assert code == 1 and "peers: expected a number that divides --chips" in said and "Traceback" not in said

@@ -1,6 +1,6 @@
 """A search with real blocks, killed and stopped in the middle: what is finished is kept and never timed again.
 
-Plans A of the reliability plan: kill -9, SIGTERM, Ctrl-C, each followed by the same command with --resume.
+A1 and A13 on the whole command: kill -9, SIGTERM, Ctrl-C, each followed by the same command with --resume.
 """
 
 from __future__ import annotations

@@ -46,6 +46,21 @@ def test_no_candidate_undercuts_its_floor(model, hardware, rng):
     assert runs.sum() > 500 and (np.broadcast_to(score.objectives[0], 20_000)[runs] > 1.0).all()
 
 
+def test_unequal_chunks_replay_nearly_as_they_are_priced(rng):
+    """80 layers in chunks that do not divide them: stages wait for one another by their layers, not chunk by chunk."""
+    space, machine = adversary.corners(load.model("llama3-70b"), 512), load.resolve("dgx-h100", chips=512)
+    factors = []
+    for which in rng.integers(0, size(space), 8000):
+        one = replace(candidate(space, int(which)), hardware=machine)
+        uneven = 80 % (one.layout.pp * one.layout.vpp) != 0 and one.layout.vpp > 1.5
+        if uneven and (told := adversary.witnessed(one, "replay")):
+            factors.append(told[0] / told[1])
+        if len(factors) == 40:
+            break
+    assert len(factors) >= 20
+    assert 0.85 < min(factors) and max(factors) < 1.20 and abs(np.median(factors) - 1.0) < 0.05, sorted(factors)
+
+
 def test_equal_chunks_replay_as_they_are_priced(rng):
     """1F1B and GPipe, interleaved and not: where stages are equal the closed form is the replay, sends aside."""
     space, machine = adversary.corners(load.model("gpt3-175b"), 512), load.resolve("dgx-a100", chips=512)
@@ -70,3 +85,20 @@ def test_a_replay_counts_by_hand():
     assert gpipe == (8 + 3) * 3.0
     slow = adversary.replay(forward=[1.0, 3.0, 1.0], backward=[2.0, 6.0, 2.0], send=0.0, micro_batches=6)
     assert slow == 1.0 + 6 * 9.0 + 2.0  # what follows the slow stage hides behind its next forward
+
+
+def test_the_command_finds_what_its_own_json_reproduces(capsys):
+    """`coopt search --adversary`: every case it lists, put into a candidate again, has the factor it says."""
+    from coopt.cli import main, read
+
+    words = "coopt search --adversary --model=llama3-8b --hardware=dgx-h100 --chips=16 --top=2 --format=json"
+    options = read([*words.split(), "layout.precision=bf16"])
+    assert main(options) == 0
+    found = json.loads(capsys.readouterr().out)["disagreements"]
+    assert {one["witness"] for one in found} == {"floor", "replay"}
+    for one in found:
+        base = Candidate(model=load.model(one["model"]), workload=training(8192.0, 1.0),
+                         hardware=load.resolve(one["hardware"], chips=one["chips"]))  # fmt: skip
+        told = adversary.witnessed(put(base, one["leaves"]), one["witness"])
+        assert told is not None and told[0] / told[1] == pytest.approx(one["factor"], rel=1e-6)
+        assert one["witness"] != "floor" or one["factor"] >= 1.0

@@ -97,6 +97,18 @@ def test_todays_file_may_be_written_again_until_it_is_in_git(folder):
     assert len((folder / ledger.DIGESTS).read_text().splitlines()) == 2 and not ledger.problems(folder)
 
 
+def test_a_step_timed_by_other_means_stands_in_a_file_of_its_own(folder):
+    commit(folder)
+    design = ledger.parse(QUESTIONS[0][0], global_batch=128)
+    timed = ledger.Timed(2.0, 1.5, 2.5, by="compiler cycles", said=("libtpu 1",))
+    told, own = (ledger.line(design, date=DATE, timed=by) for by in (timed, None))
+    ledger.keep(folder / f"{DATE}-cycles.csv", [told])
+    assert not ledger.problems(folder) and len((folder / ledger.DIGESTS).read_text().splitlines()) == 2
+    assert (told["step_time"], told["low"], told["high"], told["fidelity"]) == ("2", "1.5", "2.5", "compiler cycles")
+    assert float(told["mfu"]) * 2.0 == pytest.approx(float(own["mfu"]) * float(own["step_time"]), rel=1e-3)
+    assert told["layout"] == own["layout"] and told["assumed"] == "libtpu 1"
+
+
 def test_a_design_that_does_not_run_is_not_predicted(tmp_path):
     with pytest.raises(Refused, match="runs"):
         ledger.write(tmp_path, [("llama3-70b@gb300-nvl72:1/tp=1", 1)], date=DATE)

@@ -15,7 +15,7 @@ import numpy as np
 
 from coopt.spec.nouns import PRECISIONS, Hardware, LayerKind, Layout, Model, Tier, Workload, training
 
-SHAPES = ("gpt", "llama", "window", "mla", "moe", "mixed", "linear", "sparse")
+SHAPES = ("gpt", "llama", "window", "mla", "moe", "mixed", "linear", "delta", "sparse", "sparse-mla")
 RECIPES = ("fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8")
 
 
@@ -69,22 +69,24 @@ def kind(draw: Any, shape: str, d_model: Any, count: Any) -> LayerKind:
     given |= {"d_ff": 64.0 * draw.whole(8, 512), "bias": draw.among(0.0, 1.0), "dropout": draw.among(0.0, 1.0)}
     if shape == "gpt":
         return LayerKind(gated=0.0, norms=4.0, **given)
-    if shape != "mla":
+    if not shape.endswith("mla"):
         given["kv_heads"] = draw.among(1.0, 2.0, 4.0, 8.0)
     if shape == "window":
         return LayerKind(mixer="window", window=draw.among(128.0, 1024.0, 8192.0), **given)
-    if shape == "linear":
-        return LayerKind(mixer="linear", v_dim=draw.among(0.0, 128.0), **given)
+    if shape in ("linear", "delta"):
+        return LayerKind(mixer=shape, v_dim=draw.among(0.0, 128.0), **given)
+    if shape.startswith("sparse"):
+        given |= {"index_heads": draw.among(4.0, 64.0), "index_dim": draw.among(32.0, 128.0)}
+        given |= {"window": draw.among(128.0, 2048.0)}
     if shape == "sparse":
-        index = {"index_heads": draw.among(4.0, 64.0), "index_dim": draw.among(32.0, 128.0)}
-        return LayerKind(mixer="sparse", window=draw.among(128.0, 2048.0), **index, **given)
-    if shape == "mla":
+        return LayerKind(mixer="sparse", **given)
+    if shape.endswith("mla"):
         given |= {
             "kv_rank": 64.0 * draw.whole(1, 16),
             "rope_dim": draw.among(32.0, 64.0),
             "v_dim": draw.among(64.0, 128.0),
         }
-        return LayerKind(mixer="mla", q_rank=draw.among(0.0, 512.0, 1536.0), **given)
+        return LayerKind(mixer=shape, q_rank=draw.among(0.0, 512.0, 1536.0), **given)
     if shape == "moe":
         experts = 64.0 * draw.whole(1, 4)
         given |= {"experts": experts, "top_k": draw.whole(1, 8), "d_expert": 64.0 * draw.whole(4, 64)}
@@ -138,6 +140,7 @@ def layout(draw: Any, *, pipelines: bool = True) -> tuple[Layout, Any]:
         traced=1.0 - fused,
         offload=draw.among(0.0, 0.0, 0.5, 1.0),
         overlap=draw.among(0.0, 1.0),
+        scan=draw.among(0.0, 1.0),
         pieces=draw.among(1.0, 1.0, 12.0),
         graphs=draw.among(0.0, 0.0, 0.5, 1.0),
         transport=draw.among(0.0, 1.0, 2.0),
@@ -167,6 +170,7 @@ def machine(draw: Any, tiers: int = 2) -> Hardware:
                 saturation=draw.across(1e4, 1e7),
                 oversubscription=draw.among(1.0, 1.0, 2.0),
                 reduction=draw.among(0.0, 1.0),
+                ring=draw.among(0.0, 1.0),
                 axes=0.0 if last else draw.among(0.0, 2.0, 3.0),
             )
         )
@@ -190,11 +194,15 @@ def machine(draw: Any, tiers: int = 2) -> Hardware:
         passes=draw.between(1.0, 5.0),
         hide_tensor=draw.between(0.0, 1.0),
         hide_data=draw.between(0.0, 1.0),
+        stolen=draw.among(0.0, 0.0, 0.15, 0.4),
         overhead=draw.between(0.0, 0.1),
         jitter=draw.between(0.0, 0.02),
         failure_rate=draw.across(1e-10, 1e-7),
         restart=draw.across(10.0, 3600.0),
         checkpoint=draw.across(1.0, 300.0),
+        repair=draw.among(0.0, 3600.0, 86400.0),
+        blast=draw.among(1.0, 8.0, 72.0),
+        spares=draw.among(0.0, 0.02, 0.125),
     )
 
 

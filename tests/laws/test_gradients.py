@@ -152,4 +152,4 @@ def test_float32_gradients_are_finite(x32):
 
 def test_shapes_are_all_drawn():
     """The two structures above hold every kind of layer: dense, windowed, experts; MLA differs by shapes alone."""
-    assert set(SHAPES) == {"gpt", "llama", "window", "mla", "moe", "mixed", "linear", "sparse"}
+    assert set(SHAPES) == {"gpt", "llama", "window", "mla", "moe", "mixed", "linear", "delta", "sparse", "sparse-mla"}

@@ -7,9 +7,9 @@ import pytest
 
 from coopt.search import bound
 from coopt.search.price import Score
+from coopt.search.recorded import task_of
 from coopt.search.refine import refine
 from coopt.search.space import Axis, Candidate, Space, all_digits, axis, digits, flat, index, product, size
-from coopt.search.straight import task_of
 from coopt.search.sweep import sweep
 from coopt.spec.nouns import Hardware
 from coopt.xp import ceil, log, logical_and, maximum, sqrt, where

@@ -19,9 +19,11 @@ from coopt.search.beyond import beyond
 from coopt.search.certificate import certificate, described, rebuilt, same_expression, write
 from coopt.search.layouts import layout_space
 from coopt.search.price import price
+from coopt.search.recorded import Recorded, digest, flat_objectives, record, run, task_of
 from coopt.search.refine import refine
+from coopt.search.shared import price as priced
+from coopt.search.shared import share
 from coopt.search.space import Candidate, Space, all_digits, axis, digits, flat, product, size
-from coopt.search.straight import Straight, digest, objectives, run, straight, task_of, trace
 from coopt.search.sweep import sweep
 from coopt.spec.nouns import Hardware, Law, LayerKind, Model, Tier, training
 from coopt.tree import replace
@@ -94,15 +96,16 @@ def document(proof):
 def test_the_program_is_the_expression(rng):
     """Bit for bit, on candidates drawn from a space of shapes, layouts and tokens under a law."""
     one = task(space(**WIDE), "run_dollars", "loss", law=LAW)
-    program = straight(one.space, one.expression, one.names)
+    program = record(one)
     sizes = [len(axis) for axis in one.space.axes]
     drawn = (rng.random((500, len(sizes))) * sizes).astype(int)
-    leaves = {(a, f): one.space.axes[a].values[drawn[:, a], f] for a, f in program.inputs}
     with np.errstate(all="ignore"):
         expected = one.expression(flat(one.space, drawn), one.names)
-    for mine, theirs in zip(run(program, leaves), (expected.verdict, *expected.objectives), strict=True):
-        np.testing.assert_array_equal(*np.broadcast_arrays(mine, theirs))
-    assert program.digest() == straight(one.space, one.expression, one.names).digest()
+    for form in (program, program.merged()):
+        for mine, theirs in zip(priced(share(form), one.space, drawn), (expected.verdict, *expected.objectives),
+                                strict=True):  # fmt: skip
+            np.testing.assert_array_equal(*np.broadcast_arrays(mine, theirs))
+    assert program.document() == record(one).document()
 
 
 def boxes_of(made: bound.Boxed, rng: np.random.Generator, many: int) -> np.ndarray:
@@ -144,8 +147,8 @@ def test_bounds_in_both_forms_close_on_a_single_candidate(rng):
     np.testing.assert_allclose(found, values, rtol=1e-12)
 
 
-def test_interval_rules_hold_at_zero_infinity_and_nan():
-    """Every rule on intervals of every sign and kind, against points inside."""
+def test_interval_rules_hold_at_zero_infinity_and_nan(checker):
+    """Every rule on intervals of every sign and kind, against points inside: the search's and the checker's."""
     ends = [-math.inf, -3.0, -1e-300, 0.0, 0.5, 2.0, math.inf]
     pairs = [(a, b) for i, a in enumerate(ends) for b in ends[i:]]
     points = lambda pair: [p for p in (*ends, -1.0, 1.0, 1e-3) if pair[0] <= p <= pair[1]]  # noqa: E731
@@ -156,16 +159,18 @@ def test_interval_rules_hold_at_zero_infinity_and_nan():
                     given = [tuple(np.array([end]) for end in pair) for pair in (x, y)]
                     rule = intervals._rule(name, given, unsure=False, truth=False)
                     low, high = rule(*given)
+                    theirs, _ = checker.rule(name, [np.array(one) for one in given], False)
+                    least, most = theirs(*(np.array(one) for one in given))
                     for p in points(x):
                         for q in points(y):
                             value = getattr(np, name)(np.float64(p), np.float64(q))
                             assert value != value or (low[0] <= value <= high[0]), (name, x, y, p, q)
+                            assert value != value or (least[0] <= value <= most[0]), (name, x, y, p, q)
 
 
 def test_the_optimum_is_that_of_brute_force(proof):
     asked = task(small())
-    program = straight(asked.space, asked.expression, asked.names)
-    values = objectives(asked, program, all_digits(small(), np.arange(size(small()))))[:, 0]
+    values = flat_objectives(asked, record(asked), all_digits(small(), np.arange(size(small()))))[:, 0]
     assert proof.gap == 0.0 and proof.value == values.min()
     assert values.min() >= proof.least and proof.bounded + proof.priced < size(small())
 
@@ -217,8 +222,7 @@ def test_a_gap_that_is_left_is_stated_and_checked(checker):
 
 def signed(document: dict) -> dict:
     """The document with digests of what it now says."""
-    document["program_digest"] = digest(document["program"])
-    return {**document, "digest": digest({key: value for key, value in document.items() if key != "digest"})}
+    return {**document, "digest": digest({**document, "digest": ""})}
 
 
 def lower_value(document, rng):
@@ -288,22 +292,22 @@ def swap(document, rng):
     """Another operation somewhere that the best candidate's value passes through."""
     said = document["program"]
     columns = [one["values"] for one in document["space"]["axes"]]
-    leaves = {(a, f): columns[a][document["best"]["choices"][a]][f] for a, f in said["inputs"]}
+    leaves = [columns[a][document["best"]["choices"][a]][f] for a, f in said["inputs"]]
     for place in rng.permutation(len(said["nodes"])):
         node = said["nodes"][place]
         other = {"add": "subtract", "multiply": "add", "divide": "multiply", "maximum": "minimum"}.get(node[0])
         if other is not None:
             before, node[0] = node[0], other
-            value = trace(_program(said), leaves)[said["results"][1]]
+            value = run(_program(said), leaves)[1]
             if not abs(value - document["best"]["value"]) < 1e-6 * value:
                 return
             node[0] = before
 
 
-def _program(said) -> Straight:
+def _program(said) -> Recorded:
     constants = tuple(one if isinstance(one, bool) else float(one) for one in said["constants"])
     nodes = tuple((name, tuple(operands)) for name, *operands in said["nodes"])
-    return Straight(inputs=tuple(map(tuple, said["inputs"])), constants=constants, nodes=nodes,
+    return Recorded(inputs=tuple(map(tuple, said["inputs"])), numbers=constants, nodes=nodes,
                     results=tuple(said["results"]))  # fmt: skip
 
 

@@ -224,3 +224,20 @@ def test_modules_import_alone():
     """No import cycle: the top of every floor imports in a fresh interpreter."""
     for module in ("coopt.cli", "coopt.report.tables", "coopt.study.verbs", "coopt.roadmap", "coopt.measure"):
         importlib.import_module(module)
+
+
+IDS = r"\b[A-E]\d{1,2}\b"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "faults").glob("test_*.py")), ids=lambda path: path.stem)
+def test_every_fault_test_carries_the_id_of_its_promise(path):
+    """In its docstring or its file's: and each id stands in the table of promises."""
+    told = (ROOT / "docs" / "reliability.md").read_text()
+    for low, high in re.findall(r"([A-E]\d+)-[A-E](\d+)", told):
+        told += "".join(f" {low[0]}{number}" for number in range(int(low[1:]), int(high) + 1))
+    known, ours = set(re.findall(IDS, told)), set(re.findall(IDS, ast.get_docstring(tree(path)) or ""))
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            found = ours | set(re.findall(IDS, ast.get_docstring(node) or ""))
+            assert found, f"{name(path)}: {node.name} names no promise of docs/reliability.md"
+            assert found <= known, f"docs/reliability.md has no {sorted(found - known)}"

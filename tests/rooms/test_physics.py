@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from coopt.cost import estimate
-from coopt.cost.collectives import all_to_all_time, collective_time, ring_steps
+from coopt.cost.collectives import collective_time, crossed, ring_steps
 from coopt.fit import rows
 from coopt.ops import count
-from coopt.ops.shapes import model_flops
+from coopt.ops.shapes import mixing, model_flops, parameters
 from coopt.ops.weights import stages
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, LayerKind, Layout, Model, Row, Tier, training
 from coopt.study import tables
+from coopt.study.evidence import measurements
 from coopt.tree import replace
 
 MIXTURE = LayerKind(
@@ -46,9 +47,9 @@ def test_a_token_crosses_to_a_node_once_where_copies_are_deduplicated():
     reached = np.mean([len(set(one.tolist()) - {0}) for one in chosen])
     outer = Tier(size=float("inf"), bandwidth=1e9)
     net = Hardware(tiers=(Tier(size=8.0, bandwidth=1e30), outer))
-    told = float(all_to_all_time(net, Row(collective="all_to_all", payload=8e9, size=32.0, fan=8.0)))
+    told = float(collective_time(net, Row(collective="all_to_all", payload=8e9, size=32.0, fan=8.0)))
     assert told == pytest.approx(reached, rel=0.01)
-    assert float(all_to_all_time(net, Row(collective="all_to_all", payload=8e9, size=32.0))) == pytest.approx(6.0)
+    assert float(collective_time(net, Row(collective="all_to_all", payload=8e9, size=32.0))) == pytest.approx(6.0)
 
 
 def test_transports_cost_what_they_send(h100):
@@ -244,8 +245,9 @@ def test_a_linear_mixer_forgets_the_length_and_a_sparse_one_only_looks(h100):
         for s in (65536.0, 131072.0)
     }
     assert told["linear", 131072.0] == told["linear", 65536.0]
+    more = 2048**2 / 2 * (1 / 65536 - 1 / 131072)  # chosen keys, in the mean
     assert told["sparse", 131072.0] - told["sparse", 65536.0] == pytest.approx(
-        32 * 6 * (32768 * 8 * 64 + 32 * 256 * 2048**2 / 2 * (1 / 65536 - 1 / 131072))
+        32 * (8 * 64 * (65536 + 6 * more) + 6 * 32 * 256 * more)
     )
     assert told["full", 131072.0] > 1.5 * told["sparse", 131072.0] > 1.5 * told["linear", 131072.0]
     layout, long = Layout(dp=32.0, fsdp=32.0, recompute=2.0), training(131072.0, 32.0)
@@ -254,3 +256,70 @@ def test_a_linear_mixer_forgets_the_length_and_a_sparse_one_only_looks(h100):
     split = replace(layout, cp=8.0, dp=4.0, fsdp=4.0)
     sent = [row_of(replace(LLAMA, kinds=(kind,)), split, "attn.cp.gather", long).payload for kind in (linear, DENSE)]
     assert float(sent[0]) == 8 * 4 * 32 * 128 * 128 and float(sent[1]) == 2 * 131072 * 8 * 256
+
+
+def test_recurrent_mixers_cost_what_their_papers_count():
+    """Mamba-2 2.7B and a gated delta net, by hand: multiply-adds a token of one layer."""
+    mamba = replace(DENSE, mixer="linear", heads=80.0, kv_heads=1.0, head_dim=128.0, v_dim=64.0)
+    by_hand = 64 * (1 * 128 + 80 * 64) + 2 * 80 * 128 * 64  # half a chunk of 128: scores of the group, values; states
+    assert float(mixing(mamba, 8192.0)) == by_hand
+    delta = replace(DENSE, mixer="delta", heads=32.0, kv_heads=16.0, head_dim=128.0, v_dim=128.0)
+    by_hand = 32 * (32 * 128 * (1 + 1 + 1 + 1 + 1) + 3 * 128 * 128 + 64 * 64 / 6)
+    assert float(mixing(delta, 8192.0)) == pytest.approx(by_hand)
+
+
+V32 = replace(
+    DENSE, mixer="sparse-mla", count=61.0, heads=128.0, kv_heads=128.0, head_dim=128.0, rope_dim=64.0, v_dim=128.0,
+    q_rank=1536.0, kv_rank=512.0, window=2048.0, index_heads=64.0, index_dim=128.0,
+)  # fmt: skip
+
+
+def test_chosen_keys_of_compressed_rows(h100):
+    """DeepSeek-V3.2 by hand: the indexer's weights and FLOPs, the absorbed products, and when choosing pays."""
+    wide = replace(LLAMA, d_model=7168.0, kinds=(V32,))
+    full = replace(wide, kinds=(replace(V32, mixer="mla"),))
+    extra = (parameters(wide) - parameters(full)) / 61
+    assert float(extra) == 1536 * 64 * 128 + 7168 * (64 + 128)
+    layout, s = Layout(dp=32.0, fsdp=32.0, zero=3.0, micro_batch=1.0, recompute=2.0), 131072.0
+    work = training(s, 32.0)
+    index, flash = row_of(wide, layout, "attn.index", work), row_of(wide, layout, "attn.flash", work)
+    assert float(index.flops) == 2 * s * (s / 2) * 64 * 128
+    assert float(flash.flops) == pytest.approx(2 * s * (2048 - 2048**2 / (2 * s)) * 128 * (576 + 512))
+    times = {n: [seconds(m, layout, h100, training(n, 32.0)) for m in (wide, full)] for n in (4096.0, s)}
+    assert times[4096.0][0] > times[4096.0][1] and times[s][0] < 0.6 * times[s][1]
+
+
+@pytest.mark.parametrize(
+    ("model", "published"), [("maxtext-16b", 0.111), ("maxtext-32b", 0.109), ("maxtext-64b", 0.192)]
+)
+def test_steps_grow_with_slices_as_published(model, published):
+    """MaxText on TPU v5e, 1 to 32 slices, from which the latency of a step between slices was derived."""
+    table = [row for row in rows.read(measurements()) if row["stack"] == "maxtext"]
+    designs = [one for _, one in tables.designs(table)[0]]
+    (first,) = (
+        d for d in designs if d.row["model"] == model and d.row["n_chips"] == "256" and d.hardware.chip == "tpu-v5e"
+    )
+    (last,) = (d for d in designs if d.row["model"] == model and d.row["n_chips"] == "8192")
+    assert rows.measured_step_time(last.row) / rows.measured_step_time(first.row) - 1 == pytest.approx(
+        published, abs=1e-3
+    )
+    times = [seconds(d.model, d.layout, d.hardware, d.workload) for d in (first, last)]
+    assert times[1] / times[0] - 1 == pytest.approx(published, abs=0.03)
+    hidden = [seconds(d.model, replace(d.layout, scan=0.0), d.hardware, d.workload) for d in (first, last)]
+    assert hidden[0] == times[0] and hidden[1] < times[1]
+
+
+def test_data_parallelism_over_a_wide_area(h100):
+    """Two sites, their gradients over a gigabit a chip: weights split inside a site cross a share each, by hand."""
+    wan = Tier(name="wan", bandwidth=1.25e8, latency=20e-3)
+    sites = replace(h100, tiers=(*(replace(t, size=16.0) if i else t for i, t in enumerate(h100.tiers)), wan))
+    layout = Layout(dp=32.0, fsdp=16.0, zero=3.0, micro_batch=1.0)
+    copies = row_of(LLAMA, layout, "data.fsdp.copies")
+    (crossing,) = [one for one in crossed(sites, copies) if float(one.link) > 0]
+    share = float(copies.payload)
+    assert float(copies.count) == 32.0 and share == pytest.approx(
+        4 * 4 / 16 * float(parameters(LLAMA)) / 32 / 4, rel=0.2
+    )
+    assert float(crossing.link) == pytest.approx(share / 1.25e8) and float(crossing.steps) == (2 + 4) * 20e-3
+    apart, near = (seconds(LLAMA, layout, machine) for machine in (sites, h100))
+    assert apart > near + 0.3 * 32 * float(crossing.link)

@@ -27,18 +27,24 @@ def test_loops_go_round_as_their_conditions_and_steps_say():
 
 
 def test_a_layer_loop_stands_for_all_layers_and_no_other_loop_does():
-    rows = found(layers=4, of=32)
+    rows = found(layers=[(4, 32)])
     assert rows["slice_fusion"].times == 32 and rows["fusion.8"].times == 32 * 4 and rows["copy.1"].times == 1
 
 
 def test_a_layer_taken_out_of_the_loop_still_counts_once():
     """The compiler may run one layer before the loop: three trips of four layers stand for 31 of 32."""
-    assert found(layers=5, of=32)["slice_fusion"].times == 4 + 32 - 5
+    assert found(layers=[(5, 32)])["slice_fusion"].times == 4 + 32 - 5
 
 
 def test_a_program_without_a_loop_of_layers_is_no_step():
     with pytest.raises(ValueError, match="7 layers"):
-        schedule(TEXT, layers=7, of=32)
+        schedule(TEXT, layers=[(7, 32)])
+
+
+def test_each_kind_of_layers_has_its_own_loop():
+    assert found(layers=[(4, 32), (2, 2)])["slice_fusion"].times == 32  # a kind that is whole needs no loop
+    with pytest.raises(ValueError, match="6 layers"):
+        schedule(TEXT, layers=[(4, 32), (6, 12)])
 
 
 def test_a_loop_that_cannot_be_read_is_named():
@@ -92,3 +98,23 @@ def test_bytes_of_main_memory_alone_and_of_slices():
 def test_the_first_group_of_a_collective(line, group):
     assert hlo.first_group(line) == group
     assert hlo.group_size(line) == len(group)
+
+
+EXPERTS = """\
+HloModule experts, is_scheduled=true
+
+ENTRY %main.1 (a.1: bf16[8,512,1024,1], b.1: bf16[2,8,256,512]) -> bf16[8,1024,2,256] {
+  %a.1 = bf16[8,512,1024,1]{1,3,2,0:T(8,128)(2,1)} parameter(0)
+  %b.1 = bf16[2,8,256,512]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %convolution.1 = bf16[8,1024,2,256]{3,1,2,0:T(8,128)(2,1)} convolution(%a.1, %b.1), \
+window={size=8x2 stride=7x1 pad=0_0x1_1 lhs_dilate=8x1 rhs_reversal=0x1}, dim_labels=0fb1_10oi->0b1f, \
+backend_config={"window_config":{"estimated_cycles":"1000"}}
+}
+"""
+
+
+def test_experts_are_a_product_each():
+    (row,) = schedule(EXPERTS).rows
+    assert row.products == 8 * (Product(1024, 512, 512, ("bf16",) * 3),)
+    alone = EXPERTS.replace("size=8x2 stride=7x1 pad=0_0x1_1 lhs_dilate=8x1", "size=8x2 pad=0_0x1_1")
+    assert schedule(alone).rows[0].products == ()  # without the dilation no whole sizes come out

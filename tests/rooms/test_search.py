@@ -18,7 +18,9 @@ from coopt.search.elasticity import changes, elasticities, enough
 from coopt.search.layouts import divisors, layout_space
 from coopt.search.nearest import nearest
 from coopt.search.price import Score
-from coopt.search.programs import compute, inputs, record, run, stage
+from coopt.search.programs import inputs, run, stage
+from coopt.search.recorded import columns, record, task_of
+from coopt.search.recorded import run as replayed
 from coopt.search.space import (
     Candidate,
     Space,
@@ -40,6 +42,7 @@ from coopt.search.sweep import sweep
 from coopt.search.terms import Tape
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, LayerKind, Model, Tier, training
+from coopt.spec.settings import FIELDS, setting
 from coopt.tree import replace
 from coopt.xp import choose, log, maximum, where
 
@@ -146,6 +149,34 @@ def test_layouts_say_what_they_left_out():
     assert {p.field for p in refused.value.problems} == {"layout.tpp", "layout.recompute", "layout.zero"}
 
 
+OFFERED = {"dp": (8, 16), "precision": ("bf16", "fp8"), "imbalance": (1, 1.2), "capacity": (0, 1.25)} | dict.fromkeys(
+    ("zero", "schedule", "recompute", "order", "transport", "optimizer", "sp", "overlap", "scan", "graphs", "offload",
+     "fused_attention", "fused_loss"), (0, 1)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_of_a_layout_can_be_set_and_searched_by_name(field):
+    """The list is the noun's own: a field that is added to `Layout` fails here until it has words."""
+    offered = OFFERED.get(field, (1, 2))
+    cut = {"tp": (2,), "dp": (8,)} if field not in ("tp", "cp", "pp", "dp") else {}
+    space = layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={**cut, field: offered})
+    path = f"layout.{field}.linear" if field == "precision" else f"layout.{field}"
+    found = {value for one in space.axes if path in one.paths for value in one.values[:, one.paths.index(path)]}
+    wanted = [setting(field, one) for one in offered]
+    assert found == {one.linear if field == "precision" else one for one in wanted}
+    told = load.layout({field: offered[-1]}, chips=16)[0]
+    assert getattr(told, field) == setting(field, offered[-1])
+    with pytest.raises(Refused, match=rf"layout\.{field}: expected"):
+        layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={field: ["nothing"]})
+
+
+def test_an_unknown_field_lists_the_known_ones():
+    with pytest.raises(Refused) as refused:
+        layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={"zzz": [1]})
+    assert all(field in str(refused.value) for field in FIELDS)
+
+
 def test_several_numbers_of_chips_and_experts():
     kind = LayerKind(feedforward="moe", count=8.0, heads=8.0, kv_heads=8.0, experts=12.0, top_k=2.0, d_expert=512.0)
     model = Model(d_model=512.0, vocab=1000.0, kinds=(kind,))
@@ -215,16 +246,18 @@ def test_terms_are_numpy_small_and_recorded_large():
     space = product(axes, Candidate())
     leaves = lattice_leaves(space)
     plain = priced(put(space.base, leaves), ()).objectives
-    graph = record(space, priced, ("formula", "aside"), limits={})
-    code, *replayed = compute(graph, leaves)
+    recorded = record(task_of(space, objectives=("formula", "aside"), expression=priced))
+    given = columns(space, recorded, leaves)
+    code, *found = replayed(recorded, given)
     assert code == 0.0
-    for one, other in zip(replayed, plain, strict=True):
+    for one, other in zip(found, plain, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert np.power not in {step[1] for step in graph.steps if step[2][0] == graph.leaves["layout.dp"]}
+    dp = recorded.inputs.index((3, 0))
+    assert ("power", dp) not in {(name, operands[0]) for name, operands in recorded.nodes}
     for eager in (-1, 3, 12, 10**6):
-        staged = stage(graph, order=(0, 1, 2, 3), eager=eager)
+        staged = stage(recorded, axes={0: 3, 1: 4, 2: 5, 3: 7}, eager=eager)
         with jax.enable_x64(True):
-            constant, made, small = run(staged.programs, *inputs(staged, leaves))
+            constant, made, small = run(staged.programs, *inputs(staged, given))
         np.testing.assert_allclose(np.asarray(made), plain[0], rtol=1e-13)
         np.testing.assert_allclose(np.asarray(small), plain[1])
         assert float(constant) == 0.0

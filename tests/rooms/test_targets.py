@@ -1,5 +1,7 @@
 """`coopt measure --on`: targets by name, what is refused, and seconds from a compiler's cycles by each rule."""
 
+import dataclasses
+import json
 import math
 import sys
 
@@ -7,10 +9,10 @@ import numpy as np
 import pytest
 
 from coopt.commands.parse import parse
-from coopt.measure import topology
+from coopt.measure import kept, topology
 from coopt.problems import Refused
 from coopt.spec import load
-from coopt.study import cycles, profiled, targets, timing
+from coopt.study import cycles, machines, profiled, targets, timing
 
 MINI = """\
 kind: model
@@ -94,6 +96,49 @@ def test_eight_devices_that_are_not_there(tmp_path):
     assert "Compiled for cpu:8" in shown(document) and "all reduce" in shown(document)
 
 
+def test_what_is_kept_is_found_by_all_that_it_depends_on(tmp_path, monkeypatch):
+    flags = kept.options("--xla_a=1 --xla_b --xla_a=2")
+    assert flags == {"xla_a": "2", "xla_b": "true"}
+    one = kept.Shelf("tpu:v5e:2x2", {"jax": "1"}, flags, str(tmp_path))
+    kept.write(one, "module", {"flops": 3.0})
+    assert kept.read(one, "module") == {"flops": 3.0}
+    changes = {
+        "target": "tpu:v5e:2x4",
+        "versions": {"jax": "2"},
+        "options": {"xla_a": "1"},
+        "folder": str(tmp_path / "x"),
+    }
+    for field, value in changes.items():
+        assert kept.read(dataclasses.replace(one, **{field: value}), "module") is None, field
+    assert kept.read(one, "another") is None
+    with monkeypatch.context() as inside:
+        inside.setenv("LIBTPU_INIT_ARGS", "--xla_c=1")
+        assert kept.read(one, "module") is None
+    (file,) = tmp_path.glob("*.gz")
+    file.write_bytes(file.read_bytes()[:-9])
+    assert kept.read(one, "module") is None and kept.read(kept.NONE, "module") is None
+
+
+def test_flags_that_are_none_are_refused_each():
+    said = refusal(kept.options, "-xla_a=1 --xla_b=2 xla_c")
+    assert "-xla_a=1" in said and "xla_c" in said and "xla_b" not in said
+
+
+def test_a_measurement_goes_on_from_its_file(tmp_path, monkeypatch):
+    """What was timed by the same code on the same machine is read again; a change of flags times it anew."""
+    out = tmp_path / "measured.json"
+    asked = options(tmp_path, f"--out={out}", "--seq_len=64")
+    first = timing.measure(asked)
+    monkeypatch.setattr(timing.bench, "do", lambda *given, **more: pytest.fail("timed again"))
+    host = json.loads(out.read_text())
+    monkeypatch.setattr(timing.machines, "measure_host", lambda *given, **more: machines.Here(host["profile"], {}))
+    monkeypatch.setattr(timing.host, "told", lambda measured: {})
+    assert timing.measure(asked)["blocks"] == first["blocks"]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    with pytest.raises(pytest.fail.Exception, match="timed again"):
+        timing.measure(asked)
+
+
 def test_a_model_is_needed():
     assert "--model" in refusal(timing.measure, parse(["measure", "--on=cpu:8"]))
 
@@ -172,26 +217,23 @@ def test_memory_that_is_not_enough_is_an_outcome(tmp_path):
     from coopt.study import bench
 
     with workers.process(preload=bench.PRELOAD) as executor:
-        outcome = executor.run(bench.JOB, {**job, "memory": 1000.0}, deadline_s=120.0)
+        outcome = executor.run(workers.Job(bench.JOB, {**job, "memory": 1000.0}, 120.0))
     assert outcome.status == "infeasible-memory" and outcome.wanted > outcome.available == 1000.0
     assert math.isfinite(outcome.wanted) and sys.version_info >= (3, 11)
 
 
-def test_constants_come_back_from_products_that_have_them():
-    """Products timed by the cost model itself: the fit finds the constants they were made with."""
-    from coopt.cost.roofline import matmul_time
-    from coopt.spec.nouns import Row
+def test_constants_come_back_from_estimates_that_have_them():
+    """Products estimated with known constants, the compiler's own among them: the fit finds each."""
     from coopt.study import compiled
-    from coopt.tree import replace
 
-    v6e = load.resolve("tpu-v6e", chips=1, stack="jax")
-    true = replace(v6e, matmul=tuple(0.83 for _ in v6e.matmul), depth=200.0, stream=0.7)
-    sizes = np.array(compiled.SIZES, float)
-    m, n, k = sizes.T
-    rows = Row(kind="matmul", m=m, n=n, k=k, type=2.0, read=2 * (m * k + k * n), written=2 * m * n)
-    found = compiled.fit(v6e, sizes, np.asarray(matmul_time(true, rows)))
-    assert found["constants"] == pytest.approx({"matmul": 0.83, "depth": 200.0, "stream": 0.7}, rel=1e-3)
-    assert found["before"]["mape"] > 0.02 and found["held_out"]["mape"] < 1e-3
+    rates = cycles.rates("tpu-v6e")
+    m, n, k = np.array(compiled.SIZES, float).T
+    compute, every = 2 * m * n * k / (0.83 * rates.peak), 2 * (m * k + k * n + m * n) / (0.7 * rates.bandwidth)
+    seen = np.maximum.reduce([compute, every, 3.2 * 2 * m * n / rates.bandwidth]) + 2e-6
+    found = compiled.fit(rates, np.array(compiled.SIZES, float), seen)
+    assert found["constants"] == pytest.approx({"matmul": 0.83, "stream": 0.7}, rel=1e-3)
+    assert found["compiler"] == pytest.approx({"written": 3.2, "each": 2e-6}, rel=1e-2)
+    assert found["held_out"]["mape"] < 1e-3
     chip = load.profile("chip", "tpu-v6e").data
     data = compiled.profile(chip, found, said="a test", date="2026-11-26")
     assert data["fitted"]["matmul_16"]["value"] == pytest.approx(0.83) and data["sources"]["cycles"]["title"]

@@ -201,6 +201,18 @@ def test_a_lease_is_exclusive_and_comes_back():
         pass
 
 
+def test_whoever_waits_long_is_told_for_what(monkeypatch, caplog):
+    """Once, and by the device's name; who waits a moment hears nothing."""
+    name = f"test-{os.getpid()}"
+    with lease.hold(name, wait_s=0.0):
+        for patience, told in ((10.0, 0), (0.0, 1)):
+            monkeypatch.setattr(lease, "PATIENCE", patience)
+            with pytest.raises(lease.LeaseTimeout), lease.hold(name, wait_s=0.1):
+                pass
+            assert len(caplog.messages) == told
+    assert name in caplog.messages[0]
+
+
 def test_a_lease_is_waited_for():
     name = f"test-{os.getpid()}-b"
     held, release = threading.Event(), threading.Event()

@@ -9,6 +9,7 @@ from coopt.measure.schedule import Product
 from coopt.measure.topology import acquire
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
 from coopt.study import bench, cycles
+from coopt.tree import replace
 
 pytestmark = pytest.mark.tpu_aot
 
@@ -23,7 +24,7 @@ LENGTH = 1024
 
 def answered(job: dict) -> dict:
     with workers.process(preload=bench.PRELOAD) as executor:
-        outcome = executor.run(bench.JOB, job, deadline_s=900.0)
+        outcome = executor.run(workers.Job(bench.JOB, job, 900.0))
     assert outcome.ok, (outcome.status, outcome.message, outcome.stderr)
     assert outcome.result is not None
     return outcome.result
@@ -65,6 +66,30 @@ def test_a_whole_step_counts_every_layer_and_all_its_work(texts):
     assert again["digest"] == answer["digest"] and again["compile_s"] == answer["compile_s"]  # read, not compiled
 
 
+def test_a_step_of_two_kinds_of_layers_in_int8_counts_both_and_all_experts(texts):
+    attention = {"heads": 4.0, "kv_heads": 4.0, "head_dim": 128.0, "gated": 1.0}
+    kinds = (
+        LayerKind(count=1.0, d_ff=1024.0, **attention),
+        LayerKind(count=16.0, feedforward="moe", experts=4.0, top_k=2.0, d_expert=1024.0, **attention),
+    )
+    mixed = Model(name="mixed", d_model=512.0, vocab=4096.0, kinds=kinds)
+    job = step_job(mixed, replace(CUT, precision=PRECISIONS["int8"]), seq_len=LENGTH, target="tpu:v5e:2x2", texts=texts)
+    answer = answered(job)
+    schedule = answer["schedule"]
+    assert answer["layers"] == [1 + 6, 17] and schedule["unread"] == []
+    rows = [row for row in schedule["rows"] if row["kind"] == "matmul"]
+    assert all(row["products"] for row in rows)
+    # forward, again for the backward pass (but a dense layer's last product), and two products a weight backward
+    layer, expert, router = 4 * 512 * 512, 3 * 512 * 1024, 512 * 4
+    dense = 8 * (layer + expert) - 2 * 512 * 1024
+    wanted = (dense + 16 * 8 * (layer + 2 * expert + router) + 6 * 512 * 4096) * LENGTH
+    assert sum(row["times"] * row["flops"] for row in rows) == pytest.approx(wanted, rel=0.02)
+    experts = [row for row in rows if "expert" in row["label"]]
+    assert experts and all(len(row["products"]) % 4 == 0 and row["times"] == 16 for row in experts)
+    single = cycles.price(schedule, cycles.rates("tpu-v5e"))
+    assert 0 < single.parts["matmul"] < single.time
+
+
 def test_memory_beyond_the_chip_is_an_outcome_with_bytes(texts):
     wide = Layout(dp=1.0, micro_batch=64.0, precision=PRECISIONS["bf16"])
     large = Model(name="large", d_model=8192.0, vocab=4096.0, kinds=(
@@ -73,5 +98,5 @@ def test_memory_beyond_the_chip_is_an_outcome_with_bytes(texts):
     job = block_job(large, wide, seq_len=2048, part="layer", layer=0, target="tpu:v5e:1x1", budget_s=0.0, texts=texts,
                     memory=16 * 2.0**30)  # fmt: skip
     with workers.process(preload=bench.PRELOAD) as executor:
-        outcome = executor.run(bench.JOB, job, deadline_s=900.0)
+        outcome = executor.run(workers.Job(bench.JOB, job, 900.0))
     assert outcome.status == "infeasible-memory" and outcome.wanted > 15 * 2.0**30

@@ -26,7 +26,8 @@ memory:
 """
 
 
-def test_a_block_that_an_h100_cannot_hold_fits_one_with_twice_the_memory(tmp_path):
+def test_a_block_that_an_h100_cannot_hold_fits_one_with_twice_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # nothing that was compiled before
     (tmp_path / "h100-twice.yaml").write_text(TWICE)
     found = {}
     for name in ("h100-sxm", str(tmp_path / "h100-twice.yaml")):

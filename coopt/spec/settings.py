@@ -1,0 +1,102 @@
+"""What each field of a layout may be set to, by name or by number: the one list that layouts and searches read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coopt.problems import Problem, Refused, near, shown
+from coopt.spec import nouns
+
+FIELDS = tuple(field.name for field in dataclasses.fields(nouns.Layout))
+CODES = {
+    "schedule": nouns.SCHEDULES,
+    "recompute": nouns.RECOMPUTE,
+    "order": nouns.ORDERS,
+    "transport": nouns.TRANSPORTS,
+    "optimizer": nouns.OPTIMIZERS,
+}
+_COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch", "pieces")
+
+
+def setting(key: str, given: Any) -> Any:
+    """One field of a layout, as the number (or recipe) that `Layout` holds: names of codes and recipes are taken.
+
+    >>> setting("transport", "deduplicated"), setting("pieces", 7)
+    (1.0, 7.0)
+    """
+    if key not in FIELDS:
+        hint = near(key, FIELDS, otherwise=len(FIELDS))
+        raise Refused(Problem(field=f"layout.{key[:60]}", expected="a field of a layout", got=key[:60], hint=hint))
+    if key == "precision":
+        return given if isinstance(given, nouns.Precision) else _recipe(given)
+    given = given.item() if hasattr(given, "item") else given  # a NumPy number
+    if key == "fsdp" and given == "dp":
+        return given
+    if key in CODES and isinstance(given, str):
+        names = CODES[key]
+        wanted, value = "one of " + ", ".join(names), float(names.index(given)) if given in names else None
+    else:
+        wanted, accept = _ACCEPTS[key]
+        value = accept(given)
+    if value is None:
+        hint = near(given, CODES[key]) if key in CODES and isinstance(given, str) else ""
+        raise Refused(Problem(field=f"layout.{key}", expected=wanted, got=shown(given), hint=hint))
+    return value
+
+
+def _recipe(given: Any) -> nouns.Precision:
+    if given not in nouns.PRECISIONS:
+        expected, hint = "a precision recipe", near(str(given), nouns.PRECISIONS)
+        raise Refused(Problem(field="layout.precision", expected=expected, got=shown(given), hint=hint))
+    return nouns.PRECISIONS[given]
+
+
+def flag(given: Any) -> bool | None:
+    """Yes or no, however it is spelled, or None."""
+    words = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
+    return words.get(str(given).lower()) if isinstance(given, (bool, int, str)) else None
+
+
+def _whole(least: int, most: float) -> Callable[[Any], float | None]:
+    def accept(given: Any) -> float | None:
+        number = not isinstance(given, bool) and isinstance(given, (int, float))
+        return float(given) if number and least <= given <= most and given == int(given) else None
+
+    return accept
+
+
+def _yes(given: Any) -> float | None:
+    said = flag(int(given) if isinstance(given, float) and given in (0.0, 1.0) else given)
+    return None if said is None else float(said)
+
+
+def _part(given: Any) -> float | None:
+    number = not isinstance(given, bool) and isinstance(given, (int, float))
+    return float(given) if number and 0 <= given <= 1 else None
+
+
+def _factor(least: float) -> Callable[[Any], float | None]:
+    def accept(given: Any) -> float | None:
+        number = not isinstance(given, bool) and isinstance(given, (int, float))
+        return float(given) if number and (given == least or 1 <= given <= 1e6) else None
+
+    return accept
+
+
+_ACCEPTS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
+    **{key: ("a whole number from 1", _whole(1, 1e9)) for key in _COUNTS},
+    **{key: (f"one of {', '.join(names)}", _whole(0, len(names) - 1)) for key, names in CODES.items()},
+    "zero": ("0, 1, 2 or 3", _whole(0, 3)),
+    "sp": ("0 or 1", _yes),
+    "fused_attention": ("0 or 1", _yes),
+    "fused_loss": ("0 or 1", _yes),
+    "traced": ("0 or 1", _yes),
+    "offload": ("a share from 0 to 1", _part),
+    "graphs": ("a share from 0 to 1", _part),
+    "overlap": ("0 or 1", _yes),
+    "scan": ("0 or 1", _yes),
+    "capacity": ("0 or a factor of the mean from 1", _factor(0)),
+    "imbalance": ("a factor of the mean from 1", _factor(1)),
+}
