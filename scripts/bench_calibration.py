@@ -2,13 +2,16 @@
 
     python scripts/bench_calibration.py --blocks=60
     python scripts/bench_calibration.py --measured=held-out.json --profile=this-host.yaml
+    python scripts/bench_calibration.py --grid=600
 
 Times random blocks on this machine (about 5 s each on two quiet cores), splits them, and prints for the held-out half:
 the median and 90th-percentile error of forward and of forward with backward; Kendall's tau, the ceiling that the noise
 of the timings sets, and their ratio; then the same error against the number of timings, chosen one by one for what they
 tell, beside that of all timings of the other half. `--out` keeps the timings, `--measured` takes them from a file, and
-`--profile` scores a profile that `coopt calibrate` wrote instead of fitting one. It also says what others used of the
-machine meanwhile and which clock that left: wall, or processor seconds.
+`--profile` scores a profile that `coopt calibrate` wrote instead of fitting one. `--grid` times single operations
+instead, products, attention, pointwise kernels and copies: of those a grid of hundreds can be timed (0.3 s each), so
+that the error by a few timings, the most telling first, stands beside that by all of the grid. It also says what others
+used of the machine meanwhile and which clock that left: wall, or processor seconds.
 """
 
 from __future__ import annotations
@@ -25,16 +28,18 @@ from absl import app, flags
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_x64", True)
 
+from coopt.measure.clock import FOREIGN  # noqa: E402
 from coopt.measure.statistics import kendall_tau, noise_ceiling  # noqa: E402
 from coopt.spec import load  # noqa: E402
 from coopt.store import finite  # noqa: E402
-from coopt.study import bench, blocks, constants, machines, survey  # noqa: E402
+from coopt.study import bench, blocks, constants, machines, operations, survey  # noqa: E402
 from coopt.study.calibration import NOISE  # noqa: E402
 from coopt.study.choosing import informative  # noqa: E402
 from coopt.study.emit import as_yaml  # noqa: E402
 
 BLOCKS = flags.DEFINE_integer("blocks", 60, "blocks to time, half of them held out")
 MEASURED = flags.DEFINE_string("measured", "", "timings of an earlier run, instead of new ones")
+GRID = flags.DEFINE_integer("grid", 0, "operations to time instead of blocks, half of them held out")
 PROFILE = flags.DEFINE_string("profile", "", "a calibrated profile to score on all of the blocks")
 OUT = flags.DEFINE_string("out", "", "where to keep the timings")
 SEED = flags.DEFINE_integer("seed", 1, "of the shapes and of the split")
@@ -49,12 +54,32 @@ def measured() -> dict:
         timed = []
         for job in survey.pool(hardware, count=BLOCKS.value, seed=SEED.value):
             record = bench.do(None, executor, job, deadline_s=bench.DEADLINE)
-            timed.append(
-                blocks.Timed(job, record["status"], record["result"] or {}, record["seconds"], record["message"])
-            )
+            timed.append(blocks.of_record(job, record))
             print(f"\r{len(timed)} of {BLOCKS.value} blocks, load {os.getloadavg()[0]:.1f}", end="", flush=True)
+            if OUT.value:  # written as it grows: a run of an hour may be stopped
+                Path(OUT.value).write_text(json.dumps(document(timed, here), indent=1))
     print()
+    return document(timed, here)
+
+
+def document(timed: list, here) -> dict:
+    """What was timed, and the machine's profile, as `--measured` reads it."""
     return finite({"blocks": [block.document() for block in timed], "profile": dict(here.chip)})
+
+
+def swept() -> dict:
+    """A grid of operations timed on this machine, in one child for each type, and the machine's profile."""
+    date, rows = time.strftime("%Y-%m-%d"), []
+    with bench.opened(True) as executor:
+        here = machines.measure_host(None, executor, date=date)
+        kinds = survey.types(resolved(here.chip))
+        for kind in kinds:
+            job = {"kind": "sweep", "points": GRID.value // len(kinds), "precision": kind, "seed": SEED.value}
+            job["budget_s"] = 0.6 * GRID.value / len(kinds)
+            record = bench.do(None, executor, job, deadline_s=3600.0)
+            rows += (record["result"] or {}).get("rows", [])
+            print(f"{len(rows)} operations, load {os.getloadavg()[0]:.1f}", flush=True)
+    return finite({"blocks": [], "operations": rows, "profile": dict(here.chip)})
 
 
 def resolved(chip: dict):
@@ -92,7 +117,7 @@ def growing(hardware, groups, seen: np.ndarray, train: list[int], test: list[int
         return constants.fit(hardware, groups, np.where(_is(rows, len(seen)), seen, np.nan), weight, start=start)
 
     def error(fit) -> float:
-        return float(np.median(np.abs(np.expm1(fit.said(groups)[0, test] - seen[test]))))
+        return float(np.nanmedian(np.abs(np.expm1(fit.said(groups)[0, test] - seen[test]))))
 
     whole = error(fitted(train))
     print(f"held-out median error by all {len(train)} timings: {whole:.1%}; by the most telling of them:")
@@ -116,11 +141,27 @@ def _is(rows: list[int], count: int) -> np.ndarray:
     return found
 
 
+def grid(data: dict) -> None:
+    """The held-out error of operations by a few timings and by all of the other half."""
+    hardware = resolved(data["profile"])
+    busy = float(np.median([row["foreign"] for row in data["operations"]]))
+    clock = "processor" if busy > FOREIGN else "wall"
+    rows = operations.usable(data["operations"], clock)
+    seen = operations.seen(rows, clock, cores=float(hardware.cores))
+    groups = operations.counted(rows, fused=hardware.family != "cpu")
+    print(f"{len(rows)} usable operations of {len(data['operations'])}; others used {busy:.0%}; clock: {clock}")
+    order = [int(i) for i in np.random.default_rng(SEED.value).permutation(len(rows))]
+    growing(hardware, groups, seen, order[: len(rows) // 2], order[len(rows) // 2 :])
+
+
 def main(_: list[str]) -> None:
     """Measures or reads, splits, fits, prints."""
-    data = json.loads(Path(MEASURED.value).read_text()) if MEASURED.value else measured()
+    data = json.loads(Path(MEASURED.value).read_text()) if MEASURED.value else swept() if GRID.value else measured()
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(data, indent=1))
+    if GRID.value:
+        grid(data)
+        return
     timed = [block for said in data["blocks"] if (block := blocks.of_document(said)).usable]
     hardware = resolved(data["profile"])
     cores = float(hardware.cores)

@@ -211,7 +211,7 @@ COMMANDS = {
         "turn measurements into a profile; without any, time the most telling blocks on this machine first",
         "coopt.study.verbs:calibrate",
         (Word("measured", "runs, or files written by `coopt measure`", "*"),),
-        ("hardware", "from", "out", "runs", "seconds", "block_seconds"),
+        ("hardware", "from", "on", "out", "runs", "seconds", "block_seconds"),
         example="coopt calibrate measured.json --out=this-host.yaml",
         show="coopt.commands.say:as_text",
     ),

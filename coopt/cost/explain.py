@@ -99,6 +99,7 @@ def layout_document(layout: Layout) -> dict[str, Any]:
         "zero",
         "fused_attention",
         "fused_loss",
+        "traced",
         "offload",
         "overlap",
         "pieces",

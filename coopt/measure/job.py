@@ -23,7 +23,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from coopt.measure import alone, clock, compile, cycles, flops, host, kept, program, step, sweep, topology, train
+from coopt.measure import (
+    alone,
+    clock,
+    compile,
+    cycles,
+    energy,
+    flops,
+    host,
+    kept,
+    program,
+    step,
+    sweep,
+    topology,
+    train,
+)
 from coopt.measure import candidate as candidates
 from coopt.measure.check import agreement
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
@@ -34,12 +48,12 @@ Report = Callable[[str], None]
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed texts "
-    "flags cache",
+    "flags energy cache",
     "program": "program budget_s attempts peak_flops memory seed cache",
     "host": "budget_s cache",
     "step": "model layout seq_len layers target texts flags cache",
     "products": "target sizes elementwise texts cache",
-    "sweep": "points budget_s precision seed cache",
+    "sweep": "points budget_s precision seed target cache",
     "train": "model seq_len batch steps learning_rate seed file precision recompute cache",
 }
 
@@ -174,6 +188,8 @@ def _timed(answer: dict, job: dict, built: candidates.Candidate, compiled: dict,
         timing, seen = clock.timed(timer, budget_s=budget * share, floor=floor, attempts=attempts)
         extra = clock.doubtful(compiled[name].flops, timing.time, peak=peak)
         timings[name] = dataclasses.replace(timing, flags=(*timing.flags, *extra))
+        if job.get("energy"):
+            answer["phases"][name]["energy"] = energy.spent(timer, timing.time, energy.board())
         answer["phases"][name] |= dataclasses.asdict(timings[name]) | {"scopes": seen.scopes()}
     one, both = timings["forward"], timings["forward_backward"]
     # Two independent intervals: their widths add as squares.

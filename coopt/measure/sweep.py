@@ -10,8 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from coopt.measure import clock
+from coopt.measure import clock, topology
 from coopt.measure.compile import compile_program
 from coopt.measure.formats import DTYPES
 from coopt.measure.jobs import real, whole
@@ -19,6 +20,8 @@ from coopt.problems import Problem, Refused
 
 # Share of the points by operation: products decide a transformer's time.
 SHARES = {"matmul": 0.55, "attention": 0.2, "elementwise": 0.15, "memory": 0.1}
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+WIRED = 0.25  # share of collectives, where there are several devices
 PRODUCTS = {"matmul": "mk,kn->mn", "matmul_weights": "km,kn->mn", "matmul_inputs": "mk,nk->mn"}
 HEADS = 4  # of the attention rows; batch counts sequences times heads
 ELEMENTWISE = ("add", "gelu", "norm", "softmax")
@@ -26,10 +29,10 @@ ELEMENTWISE = ("add", "gelu", "norm", "softmax")
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One operation to time; m, n, k, batch as in the rows of a cost table."""
+    """One operation to time; m, n, k, batch as in a cost table; of a collective, n devices hold m elements each."""
 
     name: str
-    kind: str  # matmul | attention | elementwise | memory
+    kind: str  # matmul | attention | elementwise | memory | collective
     m: int
     n: int
     k: int = 1
@@ -42,38 +45,43 @@ def sweep_job(job: dict, report: Callable[[str], None]) -> dict:
     if name not in DTYPES:
         raise Refused(Problem(field="precision", expected=f"one of {', '.join(DTYPES)}", got=repr(name)[:40]))
     budget, seed = real(job, "budget_s", 15.0), whole(job, "seed", 0)
-    operations = plan(whole(job, "points", 40), seed=seed, limit=real(job, "budget_s", 15.0) * 2e8)
-    device = jax.devices()[0]
-    rows = run(operations, precision=name, budget_s=budget, report=report)
+    devices = topology.acquire(str(job.get("target", "local"))).devices
+    operations = plan(whole(job, "points", 40), seed=seed, limit=budget * 2e8, devices=len(devices))
+    device = devices[0]
+    rows = run(operations, devices=devices, precision=name, budget_s=budget, report=report)
     return {
         "outcome": "ok",
         "device": device.device_kind,
         "platform": device.platform,
+        "devices": len(devices),
         "precision": name,
         "rows": rows,
         "left_out": len(operations) - len(rows),
     }
 
 
-def plan(points: int, *, seed: int = 0, limit: float = 4e9) -> list[Operation]:
+def plan(points: int, *, seed: int = 0, limit: float = 4e9, devices: int = 1) -> list[Operation]:
     """Operations spread evenly, by logarithm, over the sizes of small and middling transformers.
 
     Additive recurrence (Roberts' R3 sequence) shifted by the seed: no clumps at any number of points. Products of
     more than `limit` FLOPs are halved along their longest side until they are below it. Kinds are interleaved, so a
-    plan cut short still holds all of them.
+    plan cut short still holds all of them. Collectives are among them where there are several devices.
     """
     root = 1.2207440846057596  # of x^4 = x + 1
     shift = np.random.default_rng(seed).random(3)
-    counts = {kind: max(1, round(share * points)) for kind, share in SHARES.items()}
+    shares = SHARES if devices == 1 else {k: (1.0 - WIRED) * v for k, v in SHARES.items()} | {"collective": WIRED}
+    counts = {kind: max(1, round(share * points)) for kind, share in shares.items()}
     queues = {
-        kind: [_operation(kind, i, (shift + (i + 1) / root ** np.arange(1, 4)) % 1.0, limit) for i in range(count)]
+        kind: [
+            _operation(kind, i, (shift + (i + 1) / root ** np.arange(1, 4)) % 1.0, limit, devices) for i in range(count)
+        ]
         for kind, count in counts.items()
     }
     order = sorted(((i + 0.5) / counts[kind], kind, i) for kind in queues for i in range(counts[kind]))
     return [queues[kind][i] for _, kind, i in order][:points]
 
 
-def _operation(kind: str, number: int, u: np.ndarray, limit: float) -> Operation:
+def _operation(kind: str, number: int, u: np.ndarray, limit: float, devices: int) -> Operation:
     def between(low: int, high: int, share: float, multiple: int = 8) -> int:
         return max(multiple, round(low * (high / low) ** float(share) / multiple) * multiple)
 
@@ -88,6 +96,8 @@ def _operation(kind: str, number: int, u: np.ndarray, limit: float) -> Operation
         batch = max(1, min(between(4, 64, u[2], 4), int(limit / (12.0 * length * length * size))))
         batch = batch // HEADS * HEADS or batch
         return Operation(("attention", "attention_forward_backward")[number % 2], kind, length, length, size, batch)
+    if kind == "collective":
+        return Operation(COLLECTIVES[number % 4], kind, between(1 << 10, 1 << 22, u[0], 8 * devices), devices)
     rows, columns = between(256, 16384, u[0]), between(64, 2048, u[1])
     if kind == "elementwise":
         return Operation(ELEMENTWISE[number % len(ELEMENTWISE)], kind, rows, columns)
@@ -97,34 +107,42 @@ def _operation(kind: str, number: int, u: np.ndarray, limit: float) -> Operation
 def run(
     operations: list[Operation],
     *,
+    devices: tuple,
     precision: str = "fp32",
     budget_s: float = 15.0,
     report: Callable[[str], None] = lambda phase: None,
 ) -> list[dict]:
     """A row for each operation, in order, until the budget is spent: sizes, FLOPs, bytes, seconds, interval, flags."""
-    ends = time.monotonic() + budget_s
     floor = clock.dispatch_floor()
+    ends = time.monotonic() + budget_s
     rows: list[dict] = []
     for number, operation in enumerate(operations):
         left = ends - time.monotonic()
         if left <= 0:
             break
         report(f"sweep {number + 1}/{len(operations)}")
-        rows.append(_row(operation, precision, left / (len(operations) - number) / 2.0, floor))
+        rows.append(_row(operation, precision, left / (len(operations) - number) / 2.0, floor, devices))
     return rows
 
 
-def _row(operation: Operation, precision: str, budget_s: float, floor: float) -> dict:
+def _row(operation: Operation, precision: str, budget_s: float, floor: float, devices: tuple) -> dict:
     dtype = jnp.dtype(DTYPES[precision])
-    function, shapes = program_of(operation, precision)
-    abstract = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
+    if operation.kind == "collective":
+        function, abstract = _collective(operation, dtype, devices)
+    else:
+        function, shapes = program_of(operation, precision)
+        abstract = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
     compiled = compile_program(clock.counted(function), (*abstract, jax.ShapeDtypeStruct((), jnp.int32)))
     generator = np.random.default_rng(0)
-    arrays = tuple(jnp.asarray(generator.standard_normal(shape, dtype=np.float32), dtype) for shape in shapes)
-    timer = clock.repeat(compiled.program, arrays, jnp.zeros((), jnp.int32))
+    values = (generator.standard_normal(one.shape, dtype=np.float32).astype(dtype) for one in abstract)
+    arrays = tuple(jax.device_put(value, one.sharding) for value, one in zip(values, abstract, strict=True))
+    fake = operation.kind == "collective" and devices[0].platform == "cpu"
+    timer = clock.repeat(compiled.program, arrays, jnp.zeros((), jnp.int32), apart=fake)
     timing, _ = clock.timed(timer, budget_s=budget_s, floor=floor)
     out = jax.eval_shape(function, *abstract)
     moved = sum(math.prod(a.shape) * a.dtype.itemsize for a in (*abstract, *jax.tree.leaves(out)))
+    if operation.kind == "collective":
+        moved = operation.m * dtype.itemsize  # of the whole buffer that a device holds
     flops = _flops(operation)
     extra = clock.doubtful(compiled.flops, timing.time, expected=flops) if operation.kind == "matmul" else ()
     return dataclasses.asdict(operation) | {
@@ -137,6 +155,8 @@ def _row(operation: Operation, precision: str, budget_s: float, floor: float) ->
         "spread": timing.spread,
         "samples": timing.samples,
         "estimator": timing.estimator,
+        "foreign": timing.foreign,
+        "processor": timing.processor,
         "flags": [*timing.flags, *extra],
         "digest": compiled.digest,
     }
@@ -174,6 +194,21 @@ def program_of(operation: Operation, precision: str) -> tuple[Callable, list[tup
     }
     function, inputs = functions[operation.name]
     return function, [(m, n)] * inputs
+
+
+def _collective(operation: Operation, dtype: jnp.dtype, devices: tuple) -> tuple[Callable, tuple]:
+    """A collective over all devices, each of which holds a whole buffer of m elements: before it, or after a gather."""
+    mesh = Mesh(np.array(devices), ("all",), axis_types=(AxisType.Auto,))
+    bodies = {
+        "all_reduce": lambda a: jax.lax.psum(a, "all"),
+        "all_gather": lambda a: jax.lax.all_gather(a, "all", axis=1, tiled=True),
+        "reduce_scatter": lambda a: jax.lax.psum_scatter(a, "all", scatter_dimension=1, tiled=True),
+        "all_to_all": lambda a: jax.lax.all_to_all(a, "all", split_axis=1, concat_axis=1, tiled=True),
+    }
+    held = operation.m // len(devices) if operation.name == "all_gather" else operation.m
+    cut = PartitionSpec("all")
+    function = jax.shard_map(bodies[operation.name], mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False)
+    return function, (jax.ShapeDtypeStruct((len(devices), held), dtype, sharding=NamedSharding(mesh, cut)),)
 
 
 def _attention(name: str) -> Callable:

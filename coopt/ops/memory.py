@@ -5,7 +5,17 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
 from coopt.ops.optimizer import state
-from coopt.ops.shapes import CHOSEN, LATENT, RECURRENT, attended, linear_columns, product_dims, query_key_dim, value_dim
+from coopt.ops.shapes import (
+    CHOSEN,
+    LATENT,
+    RECURRENT,
+    attended,
+    dense_weights,
+    linear_columns,
+    product_dims,
+    query_key_dim,
+    value_dim,
+)
 from coopt.ops.weights import Stages, Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Memory, Model
 from coopt.xp import maximum, minimum, where
@@ -48,21 +58,84 @@ def _plain(kind: LayerKind, layout: Layout) -> Leaf:
     return 0.0 if kind.mixer in RECURRENT or kind.mixer in CHOSEN else 1.0 - layout.fused_attention
 
 
-def attention_part(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
-    """Bytes of `kept` that selective recompute does without: everything between the scores and their product."""
-    scores = _plain(kind, layout) * cut.tokens * cut.seq_len * kind.heads / layout.tp
-    return scores * (layout.precision.activation + kind.dropout * (1.0 + layout.precision.activation))
+def differentiated(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
+    """Bytes beyond `kept` that one layer keeps where each operation of a traced program is differentiated by itself.
+
+    A norm keeps its input and what it made of it in 32 bits beside its output (8 + b bytes an element, where a kernel
+    keeps 2 b); a gated activation its sigmoid and all three products of it, tanh-GELU five steps, in 32 bits where the
+    bias is; a written-out softmax 8 bytes a score.
+    """
+    byte, tokens = layout.precision.activation, cut.tokens
+    norms = 2.0 * tokens / cut.split * model.d_model * (8.0 - byte)
+    each = kind.gated * 3.0 * byte + (1.0 - kind.gated) * (4.0 * byte + 5.0 * kind.bias * (4.0 - byte))
+    if kind.feedforward == "dense":
+        acts = each * tokens / layout.tp * kind.d_ff
+    else:
+        acts = each * routed_tokens(kind, layout, cut) * kind.d_expert / cut.expert_tensor
+    scores = _plain(kind, layout) * tokens * cut.seq_len * kind.heads / layout.tp
+    return norms + acts + scores * (8.0 - byte)
+
+
+def spared(kind: LayerKind, layout: Layout, cut: Cut, d: Leaf) -> Leaf:
+    """Bytes of `kept` that selective recompute does without.
+
+    By hand: everything between the scores and their product. A traced program keeps what products of weights gave, and
+    no more: neither the outputs of attention, of the norms and of the activation, nor anything of routed experts.
+    """
+    byte, tokens = layout.precision.activation, cut.tokens
+    scores = _plain(kind, layout) * tokens * cut.seq_len * kind.heads / layout.tp
+    by_hand = scores * (byte + kind.dropout * (1.0 + byte))
+    more = byte * tokens * (kind.heads * value_dim(kind) / layout.tp + 2.0 * d / cut.split)
+    if kind.feedforward == "dense":
+        more = more + byte * tokens * kind.d_ff / layout.tp
+    else:
+        routed = routed_tokens(kind, layout, cut)
+        more = more + byte * routed * (2.0 * d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
+    return by_hand + layout.traced * more
+
+
+def flowing(kind: LayerKind, layout: Layout, cut: Cut, d: Leaf) -> Leaf:
+    """Bytes under way where a layer's backward pass is widest, in the feed-forward.
+
+    Its activation, made again, and the gradients of both products that led to it: as much as all three of them.
+    """
+    byte, tokens = layout.precision.activation, cut.tokens
+    if kind.feedforward == "dense":
+        return byte * tokens / layout.tp * (2.0 + kind.gated) * kind.d_ff
+    routed = routed_tokens(kind, layout, cut)
+    return byte * routed * (d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
+
+
+def _buffers(layout: Layout, cut: Cut, weights: Weights, d: Leaf, *, moving: Leaf, feed: Leaf) -> Leaf:
+    """Bytes a layer's backward pass holds besides what is kept and recomputed: gradients under way, gathered weights.
+
+    With sequence parallelism its input is gathered again, the gradient that arrives is, and partial sums leave: three
+    times the whole residual stream in the feed-forward, which is the widest place where everything is made again, and
+    five in attention, the widest where products are kept. Zero 3 by hand gathers two layers and the ends ahead of use
+    and has a layer's gradient whole; a compiler gathers the feed-forward's matrices, has the gradient of one of them
+    whole, and that of the head until it is reduced. As XLA schedules TPUs: measurements/xla_memory.csv.
+    """
+    recipe = layout.precision
+    exchanged = where(cut.split > 1.5, where(cut.full > 0.5, 3.0, 5.0), 0.0) * recipe.activation * cut.tokens * d
+    whole = weights.layer_dense + weights.layer_expert
+    by_hand = 2.0 * recipe.weight * (whole + weights.ends) + recipe.gradient * whole
+    wide = feed + weights.layer_expert
+    compiled = recipe.weight * (wide + wide / 3.0 + cut.vocab * d)
+    gathered = cut.sharded * where(layout.traced > 0.5, compiled, by_hand)
+    return exchanged + where(cut.full > 0.5, 0.0, moving) + gathered
 
 
 def memory(
     model: Model, layout: Layout, cut: Cut, stages: Stages, weights: Weights, *, shards: Leaf, expert_shards: Leaf
 ) -> Memory:
-    """Memory by part of the fullest chip, before the allocator's margin.
+    """Memory by part of the fullest chip at the moment when it holds most, before the allocator's margin.
 
     Weights, gradients and optimizer state over `shards` as zero says; activations of the micro-batches in flight on
-    the first stage (1F1B: min(m, pp) of them; interleaving adds (pp - 1) / vpp chunks; GPipe: all m).
+    the first stage (1F1B: min(m, pp) of them; interleaving adds (pp - 1) / vpp chunks; GPipe: all m). Beside these, the
+    larger of two moments: the loss, with its logits; and the backward pass of one layer, with what is recomputed of it,
+    gradients under way, its weights gathered and their gradients whole before each chip keeps its share.
     """
-    recipe = layout.precision
+    recipe, d = layout.precision, model.d_model
     own = weights.stage_dense, weights.stage_expert
     over = shards, expert_shards
 
@@ -72,31 +145,41 @@ def memory(
         return sum(bytes_each * w / where(divided, s, 1.0) for w, s in zip(own, over, strict=True))
 
     total = sum(kind.count for kind in model.kinds)
-    everything = partial = 0.0
+    everything = partial = once = moving = feed = 0.0
     for kind in model.kinds:
         share = kind.count / total
         whole = kept(model, kind, layout, cut)
-        everything = everything + share * whole
-        partial = partial + share * (whole - attention_part(model, kind, layout, cut))
-    boundary = recipe.activation * cut.tokens / cut.split * model.d_model
+        everything = everything + share * (whole + layout.traced * differentiated(model, kind, layout, cut))
+        partial = partial + share * (whole - spared(kind, layout, cut, d))
+        once = once + share * whole
+        feed = feed + share * dense_weights(kind, d) / layout.tp
+        moving = moving + share * flowing(kind, layout, cut, d)
+    boundary = recipe.activation * cut.tokens / cut.split * d
     # Full recompute keeps a layer's input, and the whole of the one layer being recomputed.
     layer = where(cut.full > 0.5, boundary, where(cut.partial > 0.5, partial, everything))
-    working = cut.full * everything
     m, pp = cut.micro_batches, layout.pp
     most = maximum(stages.first, maximum(stages.middle, stages.last))
     extra = where(layout.vpp > 1.5, (pp - 1.0) / layout.vpp, 0.0)
     in_flight = where(abs(layout.schedule - 1.0) < 0.5, m, minimum(m, pp - weights.second + extra))
     activations = layer * most * in_flight
-    ends = recipe.activation * cut.tokens / cut.split * model.d_model * minimum(in_flight, pp)
-    logits = (4.0 + 2.0 * recipe.activation) * cut.tokens * cut.vocab
-    gathered = cut.sharded * 2.0 * recipe.weight * (weights.layer_dense + weights.layer_expert + weights.ends)
-    unsharded = cut.sharded * recipe.gradient * (weights.layer_dense + weights.layer_expert)
+    ends = recipe.activation * cut.tokens / cut.split * d * minimum(in_flight, pp)
+    # In 32 bits, in the type of the product, and a gradient, which a traced program writes over one of them; where the
+    # head is gathered by partial sums, these too.
+    byte = recipe.activation
+    each = where(layout.traced > 0.5, 4.0 + byte + cut.sharded * byte, 4.0 + 2.0 * byte)
+    logits = each * cut.tokens * cut.vocab
+    buffers = _buffers(layout, cut, weights, d, moving=moving, feed=feed)
+    again = cut.full * once
+    gradients = split(recipe.gradient, 2.0)
+    # One traced micro-batch has no gradients before its loss: they are made on the way back.
+    late = layout.traced * where(m < 1.5, gradients, 0.0)
+    back = where(again + buffers + late > logits, 1.0, 0.0)
     return Memory(
         parameters=split(recipe.weight, 3.0),
-        gradients=split(recipe.gradient, 2.0),
+        gradients=gradients - (1.0 - back) * late,
         optimizer=split(state(layout), 1.0),
-        activations=activations * (1.0 - layout.offload) + working + ends,
-        logits=logits,
-        buffers=gathered + unsharded,
+        activations=activations * (1.0 - layout.offload) + back * again + ends,
+        logits=(1.0 - back) * logits,
+        buffers=back * buffers,
         host=activations * layout.offload,
     )

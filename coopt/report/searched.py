@@ -69,7 +69,18 @@ def measured_sentence(document: Mapping[str, Any]) -> str:
     many = f"{len(timed)} of {len(plans(document, 'measured'))} shortlisted blocks were compiled and timed"
     if before is None or after is None:
         return f"{many}."
-    return f"{many}; calibration brought the mean error from {words.percent(before)} to {words.percent(after)}."
+    again = again_sentence(document)
+    return f"{many}; calibration brought the mean error from {words.percent(before)} to {words.percent(after)}.{again}"
+
+
+def again_sentence(document: Mapping[str, Any]) -> str:
+    """What the best two blocks came to when they were timed in new processes; empty where none was."""
+    ratios = [words.figure(one.get("ratio")) for one in plans(words.mapped(document.get("afresh")))]
+    told = [f"{ratio:.2f}" for ratio in ratios if ratio is not None]
+    if not told:
+        return ""
+    which = "the best block" if len(told) == 1 else "the best two blocks"
+    return f" Timed again in new processes, {which} took {' and '.join(told)} times as long as before."
 
 
 def page(document: Mapping[str, Any]) -> Page:

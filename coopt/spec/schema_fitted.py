@@ -101,6 +101,7 @@ class Practice(Strict):
     schedule: Literal["1f1b", "gpipe", "zero-bubble"] | None = None
     sp: SequenceParallel | None = None
     tp: Count | None = None
+    traced: Flag | None = None
     transport: Literal["all-to-all", "deduplicated", "all-gather"] | None = None
     vocab_multiple: Count | None = None  # times tp
     vpp: Chunks | None = None

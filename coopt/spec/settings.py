@@ -92,6 +92,7 @@ _ACCEPTS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
     "sp": ("0 or 1", _yes),
     "fused_attention": ("0 or 1", _yes),
     "fused_loss": ("0 or 1", _yes),
+    "traced": ("0 or 1", _yes),
     "offload": ("a share from 0 to 1", _part),
     "graphs": ("a share from 0 to 1", _part),
     "overlap": ("0 or 1", _yes),

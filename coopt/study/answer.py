@@ -13,7 +13,7 @@ from coopt.search.certificate import certificate
 from coopt.search.space import Candidate
 from coopt.spec.nouns import Model
 from coopt.store import Run, finite
-from coopt.study import bench, blocks, calibration, host, machines, ranking, screening
+from coopt.study import afresh, bench, blocks, calibration, host, machines, ranking, screening
 from coopt.study.asked import Question
 from coopt.study.designs import Design
 from coopt.study.emit import as_yaml
@@ -41,6 +41,7 @@ class Told:
     robust: Mapping[str, Any] | None
     timed: Sequence[blocks.Timed]
     decision: Timings
+    fresh: Sequence[tuple[Candidate, blocks.Timed]]
     calibrated: calibration.Calibrated | None
     elsewhere: Sequence[Mapping[str, Any]]
     seconds: Mapping[str, float]
@@ -49,7 +50,8 @@ class Told:
 def answer(told: Told) -> dict[str, Any]:
     """The document of a search, as `coopt search --format=json` prints it."""
     study = told.asking.study
-    timed = {blocks.key(block.job): block for block in told.timed}
+    again = blocks.settled([*told.timed, *(block for _, block in told.fresh)], cores=_cores(told))
+    timed = {blocks.key(block.job): block for block in again if block.usable}  # a fresh timing stands for the first
     seconds = sum(one.result.seconds for one in told.first)
     evaluated = sum(one.result.evaluated for one in told.first)
     return {
@@ -75,6 +77,7 @@ def answer(told: Told) -> dict[str, Any]:
         **_front(told),
         "measured": _measured(told),
         "decision": {"regret": told.decision.regret, "decided": told.decision.decided} if told.timed else None,
+        "afresh": afresh.document(told.fresh, told.decision.timed, cores=_cores(told)),
         "calibration": calibration.document(told.calibrated),
         "elsewhere": list(told.elsewhere),
         **_best(told, told.plans[0] if told.plans else None, timed),
@@ -82,6 +85,10 @@ def answer(told: Told) -> dict[str, Any]:
         "spent": dict(told.seconds),
         "versions": bench.toolchain(),
     }
+
+
+def _cores(told: Told) -> float:
+    return float(told.first[machines.clocked(told.asking.study)].hardware.cores) if told.timed else 1.0
 
 
 def _front(told: Told) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def of_plan(plan: Candidate, own: str = "") -> dict[str, Any]:
 
 
 def key(work: Mapping[str, Any]) -> str:
-    """The name of a block: equal jobs have equal keys, whoever's module does the work."""
-    return identity(finite({name: value for name, value in work.items() if name != "block"}))
+    """The name of a block: equal jobs have equal keys, whoever's module, whatever values, whatever is measured."""
+    return identity(finite({name: value for name, value in work.items() if name not in ("block", "seed", "energy")}))
 
 
 def alone(plan: Candidate) -> bool:
@@ -153,7 +153,19 @@ class Timed:
     def document(self) -> dict[str, Any]:
         """The block as `coopt measure --out` writes it and `coopt calibrate` reads it."""
         phases = self.answer.get("phases", {})
-        keys = ("time", "low", "high", "spread", "samples", "foreign", "processor", "compile_s", "flops", "bytes")
+        keys = (
+            "time",
+            "low",
+            "high",
+            "spread",
+            "samples",
+            "foreign",
+            "processor",
+            "compile_s",
+            "flops",
+            "bytes",
+            "energy",
+        )
         return {
             "name": name(self.job),
             "outcome": self.status,
@@ -192,6 +204,12 @@ def settled(timed: Sequence[Timed], *, cores: float) -> list[Timed]:
         return dataclasses.replace(block, answer={**block.answer, "phases": phases})
 
     return [of_processors(block) if block.usable else block for block in timed]
+
+
+def of_record(job: Mapping[str, Any], record: Mapping[str, Any]) -> Timed:
+    """A block from what `bench.do` said of its job."""
+    seconds = float("nan") if record["seconds"] is None else record["seconds"]
+    return Timed(job, record["status"], record["result"] or {}, seconds, record["message"])
 
 
 def of_document(said: Mapping[str, Any]) -> Timed:

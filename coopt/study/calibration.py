@@ -18,7 +18,9 @@ from coopt import units
 from coopt.fit import score
 from coopt.measure.statistics import kendall_tau, noise_ceiling
 from coopt.spec.nouns import Hardware
-from coopt.study.blocks import Timed, clock_of, counted
+from coopt.study import operations
+from coopt.study.afresh import repeat, together
+from coopt.study.blocks import PASSES, Timed, clock_of, counted
 from coopt.study.constants import FLOOR, SPREAD, before, fit
 
 NOISE = 0.05  # log units a timing may be off beyond its own spread
@@ -37,53 +39,68 @@ class Calibrated:
     after: Mapping[str, Any]
     held_out: Mapping[str, Any]
     blocks: int
+    operations: int = 0
     clock: str = "wall"  # wall | processor
+    repeat: float = math.nan  # log units by which a block differs from one process to the next; NaN: none was repeated
     tau: float = math.nan  # Kendall's, of blocks left out of the fit
     tau_ceiling: float = math.nan  # what a perfect model would reach, the timings being as noisy as they are
 
 
-def calibrate(hardware: Hardware, timed: Sequence[Timed]) -> Calibrated | None:
+def calibrate(hardware: Hardware, timed: Sequence[Timed], swept: Sequence[Mapping[str, Any]] = ()) -> Calibrated | None:
     """Constants of `hardware` fitted to timed blocks; None where fewer than three blocks have usable times.
 
+    `swept` are operations timed alone, rows of a `sweep` job, which enter the same fit; errors are those of blocks.
+
     Where others used this machine while blocks were timed, processor seconds take the place of the clock's for all of
-    them: see `blocks.clock_of`.
+    them: see `blocks.clock_of`. A block that was timed in several processes is one row, their mean; how far such
+    timings differ is what a timing may be off, and the least that `sigma` can be.
     """
-    usable = [block for block in timed if block.usable]
+    cores = float(hardware.cores)
+    usable = together(timed)
     if len(usable) < LEAST:
         return None
-    clock = clock_of(usable, cores=float(hardware.cores))
-    seen = np.log([block.times(clock, cores=float(hardware.cores)) for block in usable])
-    weight = 1.0 / np.array([_noise(block, clock) for block in usable])
-    groups = counted([block.job for block in usable])
-    found = fit(hardware, groups, seen, weight)
+    clock = clock_of([block for block in timed if block.usable], cores=cores)
+    seen = np.array([np.mean(np.log([one.times(clock, cores=cores) for one in block]), axis=0) for block in usable])
+    again = repeat(usable, clock)
+    weight = 1.0 / np.array([_noise(block, clock, again) for block in usable])
+    groups = counted([block[0].job for block in usable])
+    alone = operations.usable(swept, clock)
+    fused = bool(usable[0][0].job["layout"]["fused_attention"])
+    every = [*groups, *operations.counted(alone, fused=fused, first=len(usable))]
+    told = np.concatenate([seen, operations.seen(alone, clock, cores=cores)])
+    trust = np.concatenate([weight, np.full((len(alone), 2), 1.0 / operations.NOISE)])
+    found = fit(hardware, every, told, trust)
     left_out = np.empty_like(seen)
     for number in range(folds := min(FOLDS, len(usable))):
-        out = np.arange(len(usable)) % folds == number
-        without = fit(hardware, groups, np.where(out[:, None], np.nan, seen), weight, start=found.z)
-        left_out[out] = without.said(groups)[0, out]
+        out = np.arange(len(told)) % folds == number
+        out[len(usable) :] = False
+        without = fit(hardware, every, np.where(out[:, None], np.nan, told), trust, start=found.z)
+        left_out[out[: len(usable)]] = without.said(every)[0, out]
     residual = (left_out - seen)[:, 1]
     errors = np.array(list(SPREAD.values())) * np.sqrt(np.diag(found.covariance))
     return Calibrated(
         constants=found.constants(),
         errors=dict(zip(SPREAD, map(float, errors), strict=True)),
-        sigma=max(float(np.sqrt(np.mean(residual**2))), FLOOR),
+        sigma=max(FLOOR, float(np.sqrt(np.mean(residual**2))), again),
         before=_errors(before(hardware).said(groups)[0], seen),
         after=_errors(found.said(groups)[0], seen),
         held_out=_errors(left_out, seen),
         blocks=len(usable),
+        operations=len(alone),
         clock=clock,
+        repeat=again,
         tau=kendall_tau(left_out[:, 1], seen[:, 1]),
         tau_ceiling=noise_ceiling(np.exp(seen[:, 1]), np.exp(seen[:, 1]) / weight[:, 1]),
     )
 
 
-def _noise(block: Timed, clock: str) -> list[float]:
-    """Log units by which the two times of a block may be off."""
+def _noise(block: Sequence[Timed], clock: str, again: float) -> list[float]:
+    """Log units by which the mean of a block's timings may be off, forward and with backward."""
+    least = max(NOISE, again) / math.sqrt(len(block))  # NOISE first: NaN, where none was repeated, is not the larger
     if clock == "processor":  # its spread is that of the program, not that of whoever else is at work
-        return [NOISE, NOISE]
-    phases = block.answer["phases"]
-    spreads = [float(phases[part].get("spread") or 0.0) for part in ("forward", "forward_backward")]
-    return [math.hypot(NOISE, spread) for spread in spreads]
+        return [least, least]
+    phases = block[0].answer["phases"]
+    return [math.hypot(least, float(phases[part].get("spread") or 0.0)) for part in PASSES]
 
 
 def _errors(said: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
@@ -154,8 +171,10 @@ def document(found: Calibrated | None) -> dict[str, Any] | None:
         "after": dict(found.after),
         "held_out": dict(found.held_out),
         "blocks": found.blocks,
+        "operations": found.operations,
         "sigma": found.sigma,
         "clock": found.clock,
+        "repeat": found.repeat,
         "tau": found.tau,
         "tau_ceiling": found.tau_ceiling,
         "constants": dict(found.constants),

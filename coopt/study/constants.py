@@ -129,12 +129,12 @@ def fit(
       weight: 1 / log units by which each may be off.
     """
     known = before(hardware)
-    rows = np.isfinite(seen).all(axis=1)
-    aims, trust = seen[rows], weight[rows]
+    kept = np.isfinite(seen)
+    aims, trust = seen[kept], weight[kept]
 
     def residuals(z: np.ndarray) -> np.ndarray:
-        miss = (known.said(groups, np.atleast_2d(z))[:, rows] - aims) * trust
-        return np.concatenate([miss.reshape(len(miss), -1), np.atleast_2d(z)], axis=1)
+        miss = (known.said(groups, np.atleast_2d(z))[:, kept] - aims) * trust
+        return np.concatenate([miss, np.atleast_2d(z)], axis=1)
 
     def slopes(z: np.ndarray) -> np.ndarray:
         points = residuals(np.concatenate([z + STEP * np.eye(len(z)), z - STEP * np.eye(len(z))]))
@@ -147,6 +147,6 @@ def fit(
         loss="soft_l1",
         max_nfev=60,
     )
-    miss = known.said(groups, found.x)[0, rows] - aims
+    miss = known.said(groups, found.x)[0, kept] - aims
     spread = 1.4826 * float(np.median(np.abs(miss))) if miss.size else known.residual
     return Fit(hardware, found.x, np.linalg.pinv(found.jac.T @ found.jac), max(spread, FLOOR))

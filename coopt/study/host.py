@@ -16,6 +16,7 @@ SOURCE = "measured"
 FAMILY = "cpu"  # of a host without an accelerator, for what no clock says
 # A matmul kernel for a CPU works on small tiles of registers; shared out in slices no larger than these.
 CPU_TILE = 16
+UNKNOWN = "a machine cannot measure this about itself, and it is not guessed"
 DEPTHS = (4.0, 256.0)  # reduction lengths between which the measured products may put the half-way point
 
 
@@ -67,27 +68,32 @@ def chip(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
             "attention": _seen(0.5, kind="assumed"),
             "attention_depth": _seen(CPU_TILE, kind="assumed"),
         }
-    reason = "a machine cannot measure this about itself, and it is not guessed"
-    data["missing"] = {name: reason for name in ("power.tdp", "power.idle", "price.hour", "price.chip")}
+    data["missing"] = dict.fromkeys(("power.tdp", "power.idle", "price.hour", "price.chip"), UNKNOWN)
     return data
 
 
-def joined(chip_file: Mapping[str, Any], *, chips: int, link: float, latency: float, date: str) -> dict[str, Any]:
+def joined(
+    chip_file: Mapping[str, Any], *, chips: int, link: float, latency: float, date: str, swept: str = ""
+) -> dict[str, Any]:
     """The file of kind system for `chips` such hosts on one switch: described, not attached.
 
     Args:
       link: B/s one way a host.
       latency: s a step of a collective.
+      swept: what collectives were timed on, where both come from those and the devices are attached.
     """
-    said = {"source": "study", "kind": "assumed"}
+    said = {"source": "study", "kind": "measured" if swept else "assumed"}
+    title = (
+        f"{chips} devices of this host" if swept else f"{chips} of this host on one switch, described and not attached"
+    )
     return {
         "kind": "system",
         "name": f"{chip_file['name']}-mesh-{chips}",
-        "title": f"{chips} of this host on one switch, described and not attached",
+        "title": title,
         "chip": chip_file["name"],
         "chips_per_node": 1,
         "max_chips": chips,
-        "sources": {"study": {"title": "the study's own description of a mesh", "date": date}},
+        "sources": {"study": {"title": swept or "the study's own description of a mesh", "date": date}},
         "tiers": [
             {
                 "name": "link",
@@ -98,7 +104,7 @@ def joined(chip_file: Mapping[str, Any], *, chips: int, link: float, latency: fl
                 "efficiency": {"value": 1, **said},
             }
         ],
-        "missing": {"power.it_per_chip": "nobody has built it", "price.per_chip": "nobody has built it"},
+        "missing": dict.fromkeys(("power.it_per_chip", "price.per_chip"), UNKNOWN if swept else "nobody has built it"),
     }
 
 

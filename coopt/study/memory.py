@@ -1,4 +1,4 @@
-"""Counted memory against published memory: by part (memory.csv), and the peaks that training rows carry."""
+"""Counted memory against published memory by part (memory.csv), the peaks that training rows carry, compiled steps."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from coopt.spec.nouns import PRECISIONS, RECOMPUTE, LayerKind, Layout, Memory, M
 from coopt.tree import replace
 
 GIB = 2.0**30
+SIZES = "d_model heads kv_heads head_dim d_ff gated vocab layers micro_batch tp dp zero offload".split()
+ON_CHIP = ("parameters", "gradients", "optimizer", "activations", "logits", "buffers")
 
 
 def parts(table: Path) -> list[dict[str, Any]]:
@@ -47,6 +49,34 @@ def _part(row: Mapping[str, str]) -> dict[str, Any]:
 
 def _bytes(held: Memory, weighed: bool) -> float:
     return float(held.parameters + held.gradients + held.optimizer if weighed else held.activations)
+
+
+def step_of(row: Mapping[str, str]) -> tuple[Model, Layout, int]:
+    """The step of a row of xla_memory.csv: model, layout, and tokens a sequence."""
+    given = {key: rows.number(row, key) for key in SIZES}
+    layer_norms = row["norm"] == "layer"  # models with them have biases
+    kind = LayerKind(
+        count=given["layers"], heads=given["heads"], kv_heads=given["kv_heads"], head_dim=given["head_dim"],
+        d_ff=given["d_ff"], gated=given["gated"], bias=float(layer_norms), norms=4.0 if layer_norms else 2.0,
+    )  # fmt: skip
+    model = Model(d_model=given["d_model"], vocab=given["vocab"], kinds=(kind,), norms=kind.norms / 2.0)
+    layout = Layout(
+        micro_batch=given["micro_batch"], tp=given["tp"], dp=given["dp"], zero=given["zero"], offload=given["offload"],
+        fsdp=given["dp"] if given["zero"] else 1.0, sp=float(given["tp"] > 1.0), traced=1.0,
+        recompute=float(RECOMPUTE.index(row["recompute"])), precision=PRECISIONS[row["precision"]],
+    )  # fmt: skip
+    return model, layout, int(row["seq_len"])
+
+
+def compiled(table: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Each compiled step, its bytes a device by the compiler as `published`, beside those counted; GiB."""
+    told = []
+    for row in table:
+        model, layout, seq_len = step_of(row)
+        held = count(model, layout, training(float(seq_len), layout.micro_batch * layout.dp)).memory
+        said = sum(float(getattr(held, part)) for part in ON_CHIP)
+        told.append(_told(row, said / GIB, float(row["total"]) / GIB))
+    return told
 
 
 def peaks(table: Sequence[Mapping[str, str]], wanted: Sequence[float]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ FILES = ("study.yaml", "journal", ANSWER, "plans.json", "measurements.json")
 FOLDERS = (inputs.FOLDER, "measured", "calibrated", "models")
 # What says when, where and how fast a run was, or stands beside its numbers: published runs of our own table.
 APART = ("run", "seconds", "candidates_per_second", "spent", "versions", "assumed", "nearest", "started")
-CLOCK = ("host", "measured_time")
+CLOCK = ("host", "measured_time", "afresh")
 TIMED = ("low", "high", "spread", "compile_s")  # the same, of a row of `measured`
 ROUNDING = 1e-12  # relative: another processor's exp and log
 

@@ -25,10 +25,15 @@ LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
 HEAD = 64
 
 
+def types(hardware: Hardware) -> list[str]:
+    """The recipes that a machine has peaks for, of those that blocks are timed in."""
+    return [name for name, position in (("fp32", 0), ("bf16", 2)) if hardware.peak[position] > 0]
+
+
 def pool(hardware: Hardware, *, count: int = POOL, seed: int = 0) -> list[dict[str, Any]]:
     """Jobs of layers whose shapes, precisions and recomputation differ, each of a time that a clock sees well."""
     rng = np.random.default_rng(seed)
-    kinds = [name for name, position in (("fp32", 0), ("bf16", 2)) if hardware.peak[position] > 0]
+    kinds = types(hardware)
     fused = float(hardware.family != "cpu")
     drawn: list[dict[str, Any]] = []
     for _ in range(100):

@@ -1,38 +1,30 @@
-"""`coopt measure` and `coopt calibrate`: blocks timed on this host without a run, and what blocks say of a profile."""
+"""`coopt measure`: blocks timed on this host without a run."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coopt.problems import Problem, Refused
-from coopt.spec import load
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
 from coopt.study import (
     asked,
     bench,
     blocks,
-    calibration,
-    compiled,
     host,
     joined,
     machines,
     screening,
     spaces,
-    survey,
     targets,
 )
 from coopt.study.designs import of_options
-from coopt.study.emit import as_yaml
 
-MEASUREMENTS = "measurements.json"
 BLOCKS = 8
-SURVEY = 300.0  # s in which blocks are timed for a calibration
 PROGRAM = 4.0  # s of timing a program of the user's own gets
 SEQ_LEN = 256.0
 
@@ -84,10 +76,7 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
             if (kept := before.get(bench.trial_of(job))) is not None:
                 timed.append(kept)
                 continue
-            record = bench.do(None, executor, job, deadline_s=deadline)
-            timed.append(
-                blocks.Timed(job, record["status"], record["result"] or {}, record["seconds"], record["message"])
-            )
+            timed.append(blocks.of_record(job, bench.do(None, executor, job, deadline_s=deadline)))
             _written(finite(document(len(jobs) - len(timed))), options.out)
         told("compiling and timing blocks", len(timed), len(jobs))
     return _written(finite(document(len(jobs) - len(timed))), options.out)
@@ -168,117 +157,3 @@ def _of_study(options: Any, here: machines.Here, date: str) -> list[dict[str, An
 
 def _block_of(plan: Any) -> str:
     return blocks.key(blocks.of_plan(plan))
-
-
-def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
-    """Fits a profile to measured blocks: of runs, of files that `coopt measure --out` wrote, or timed here and now.
-
-    Where nothing is named, this host is measured, and then the most telling of many blocks are timed on it for at most
-    `--seconds`, and kept beside the profile; with `--hardware` the fit begins at the constants of that profile.
-    The profile is the measured host's own, or the chip `--hardware`, and is written to `--out`, or beside what was
-    measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
-    """
-    if getattr(options, "from"):
-        return compiled.calibrate(options)
-    sources = [_read(name, options.runs) for name in options.measured] or [_surveyed(options, told)]
-    timed = [blocks.of_document(said) for _, source in sources for said in source["blocks"]]
-    chip = _chip(options, sources)
-    date = time.strftime("%Y-%m-%d")
-    hardware = _hardware(chip, options.profile_path)
-    found = calibration.calibrate(hardware, timed)
-    if found is None:
-        raise Refused(
-            Problem(
-                field="measured",
-                expected=f"at least {calibration.LEAST} blocks with usable times",
-                got=str(sum(block.usable for block in timed)),
-                hint="`coopt measure --out=more.json` times some; several files can be given",
-            )
-        )
-    data = calibration.profile(chip, found, date=date, blocks=f"{found.blocks} blocks {_origin(options)}")
-    out = Path(options.out) if options.out else sources[0][0].parent / f"{data['name']}-calibrated.yaml"
-    write_whole(out, as_yaml(data).encode())
-    said = calibration.document(found) or {}
-    return {
-        "command": "calibrate",
-        "profile": str(out),
-        "name": data["name"],
-        **said,
-        "assumed": list(hardware.assumed),
-    }
-
-
-def _origin(options: Any) -> str:
-    """Where the blocks of a calibration came from, in words."""
-    return f"of {', '.join(options.measured)}" if options.measured else "that were timed for it"
-
-
-def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
-    """The most telling blocks, timed on this host now, as a file of measurements would say it."""
-    deadline = options.block_seconds or bench.DEADLINE
-    with bench.opened(True) as executor:
-        told("measuring this host", 0, 1)
-        here = machines.measure_host(None, executor, date=time.strftime("%Y-%m-%d"), deadline_s=deadline)
-        told("measuring this host", 1, 1)
-        chip = load.profile("chip", options.hardware, path=options.profile_path).data if options.hardware else here.chip
-        hardware = _hardware(chip, options.profile_path)
-        done = 0
-
-        def clock(job: dict[str, Any]) -> blocks.Timed:
-            nonlocal done
-            told("timing the most telling blocks", done, survey.MOST)
-            record = bench.do(None, executor, job, deadline_s=deadline)
-            done += 1
-            seconds = float("nan") if record["seconds"] is None else record["seconds"]
-            return blocks.Timed(job, record["status"], record["result"] or {}, seconds, record["message"])
-
-        jobs = survey.pool(hardware)
-        timed = survey.survey(hardware, clock, jobs, seconds=options.seconds or SURVEY)
-        told("timing the most telling blocks", done, done)
-    name = host.chip_name(here.measured)
-    file = Path(options.out).with_suffix(".json") if options.out else Path(f"{name}-measured.json")
-    found = finite({"blocks": [block.document() for block in timed], "profile": dict(here.chip)})
-    write_whole(file, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
-    return file, found
-
-
-def _read(name: str, runs: str) -> tuple[Path, dict[str, Any]]:
-    """Measurements by the name of a run or of a file, with the file they stand in."""
-    path = Path(name)
-    if not path.is_file():
-        folder = path if (path / "journal").is_file() else Path(runs) / name
-        path = folder / MEASUREMENTS
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or not isinstance(data.get("blocks"), list):
-            raise ValueError("no list of blocks in it")
-        for said in data["blocks"]:
-            blocks.of_document(said)
-    except OSError:
-        raise Refused(
-            Problem(field="measured", expected="a run with timed blocks, or a file of `coopt measure --out`",
-                    got=name[:80], hint="`coopt runs` lists the runs")
-        ) from None  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(Problem(file=str(path), field="measured", expected="measurements", got=str(error)[:80])) from None
-    return path, data
-
-
-def _chip(options: Any, sources: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, Any]:
-    """The file of the chip that blocks were timed on."""
-    if options.hardware:
-        return load.profile("chip", options.hardware, path=options.profile_path).data
-    for _, source in sources:
-        if isinstance(source.get("profile"), dict):
-            return source["profile"]
-    raise Refused(
-        Problem(field="hardware", expected="the chip these blocks were timed on", got="nothing",
-                hint="name its profile with --hardware")
-    )  # fmt: skip
-
-
-def _hardware(chip: Mapping[str, Any], path: Any) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{chip['name']}.yaml"
-        file.write_text(as_yaml(dict(chip)), encoding="utf-8")
-        return load.resolve(str(file), chips=1, stack="jax", path=path)

@@ -158,6 +158,6 @@ def measure(options: Any) -> dict[str, Any]:
 
 def calibrate(options: Any) -> dict[str, Any]:
     """Measurements to a profile."""
-    from coopt.study.timing import calibrate as fitted
+    from coopt.study.profiled import calibrate as fitted
 
     return fitted(options)

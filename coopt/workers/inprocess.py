@@ -1,14 +1,17 @@
 """Runs jobs in this very process: for notebooks whose kernel already holds the device, and for debugging.
 
 Nothing is contained: a crash takes the process along and memory is not capped. The deadline is a watchdog that
-interrupts Python code on the main thread; native code is interrupted when it returns, and other threads never.
+interrupts Python code, on whichever thread the job runs. Native code is interrupted when it returns and not before:
+after the deadline the watchdog says so, once, and what to do, if native code leaves it the interpreter's lock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,8 @@ from coopt.workers import child, kernel
 from coopt.workers.job import Job
 from coopt.workers.lease import LeaseTimeout, leased
 from coopt.workers.outcome import Outcome, of_exception, of_result
+
+GRACE = 2.0  # s after a deadline in which Python code is expected to have been interrupted
 
 
 class _Late(BaseException):
@@ -55,17 +60,33 @@ class SerialExecutor:
 
 @contextlib.contextmanager
 def _watchdog(deadline_s: float) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Raises `_Late` here after the deadline, by a signal on the main thread and by the interpreter on any other."""
+    job, ended = threading.get_ident(), threading.Event()
+    main = threading.current_thread() is threading.main_thread()
 
     def late(*_):
         raise _Late
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, deadline_s)
+    def watch() -> None:
+        if ended.wait(deadline_s):
+            return
+        if not main:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job), ctypes.py_object(_Late))
+        if not ended.wait(GRACE):
+            said = f"coopt: a job is in native code {GRACE:g} s after its deadline of {deadline_s:g} s; nothing in"
+            print(said, "this process can interrupt it: restart it to have the device back", file=sys.stderr)
+
+    watching = threading.Thread(target=watch, daemon=True, name="watchdog")
+    before = signal.signal(signal.SIGALRM, late) if main else None
+    watching.start()
+    if main:
+        signal.setitimer(signal.ITIMER_REAL, deadline_s)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        ended.set()
+        if main:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, before)
+        else:
+            watching.join()  # what it raises, it raises before the job's thread leaves this block

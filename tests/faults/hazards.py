@@ -33,6 +33,11 @@ def hang(payload):
     time.sleep(600)
 
 
+def nap(payload):
+    time.sleep(1.0)  # native code: it returns when it returns
+    return {}
+
+
 def hang_holding_the_lock(payload):
     ctypes.PyDLL(None).pause()  # PyDLL keeps the interpreter's lock: no thread of this process can run
 

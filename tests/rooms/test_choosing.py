@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from coopt.commands.parse import parse
+from coopt.report.searched import again_sentence
 from coopt.spec import load
-from coopt.study import blocks, calibration, constants, screening, shortlist, survey, timing
+from coopt.study import afresh, blocks, calibration, constants, profiled, screening, shortlist, survey
 from coopt.study.choosing import choose
 from tests.rooms.test_study import SMALL, WORK, here, study, swept, timed_by  # noqa: F401  `here` is a fixture
 
@@ -142,9 +144,49 @@ def test_a_survey_keeps_its_time_and_passes_over_what_fails(here, rng):  # noqa:
 def test_calibrate_alone_measures_and_writes_a_profile(tmp_path, monkeypatch):
     """`coopt calibrate` with nothing named: this host, in a minute, to a profile that every command takes."""
     monkeypatch.chdir(tmp_path)
-    said = timing.calibrate(parse(["calibrate", "--seconds=20", "--out=here.yaml"]))
+    said = profiled.calibrate(parse(["calibrate", "--seconds=20", "--out=here.yaml"]))
     assert said["blocks"] >= 3
     machine = load.resolve("here.yaml", chips=1, stack="jax")
     assert machine.fidelity == "interpolated"
-    again = timing.calibrate(parse(["calibrate", "here.json", "--out=again.yaml"]))
+    again = profiled.calibrate(parse(["calibrate", "here.json", "--out=again.yaml"]))
     assert again["constants"] == pytest.approx(said["constants"], rel=1e-6)
+
+
+# ---------------------------------------------------------------- timed again, in a process of its own
+
+
+def test_a_block_timed_again_is_the_same_block_and_says_how_far_timings_repeat(here, rng):  # noqa: F811
+    """Eight blocks, each process 10% off: the pooled spread says so, and no calibration claims to know better."""
+    jobs = survey.pool(here, count=8)
+    shift = lambda one, log: dataclasses.replace(one, answer={"phases": {  # noqa: E731
+        part: {**said, "time": said["time"] * math.exp(log)} for part, said in one.answer["phases"].items()
+    }})  # fmt: skip
+    first = [shift(one, 0.1 * rng.standard_normal()) for one in timed_by(here, jobs, rng, noise=0.01)]
+    again = timed_by(here, [afresh.job(job) for job in jobs], rng, noise=0.01)
+    again = [shift(one, 0.1 * rng.standard_normal()) for one in again]
+    groups = afresh.together([*first, *again])
+    assert [len(group) for group in groups] == [2] * 8
+    assert afresh.repeat(groups) == pytest.approx(0.1, rel=0.4)
+    assert math.isnan(afresh.repeat(afresh.together(first)))
+    found, once = calibration.calibrate(here, [*first, *again]), calibration.calibrate(here, first)
+    assert found.blocks == once.blocks == 8
+    assert found.sigma >= found.repeat > 0.05
+    assert math.isnan(once.repeat) and calibration.document(once)["repeat"] is once.repeat
+
+
+def test_the_winner_and_the_runner_up_are_asked_again(here, rng):  # noqa: F811
+    told = swept(study(space=SMALL, workload=WORK), here)
+    plans = [plan for plan, _ in screening.best(told, key=lambda plan: blocks.key(blocks.of_plan(plan)))][:6]
+    asked = afresh.best([plans[0], *plans])
+    assert [plan for plan, _ in asked] == plans[:2]
+    timed = timed_by(here, [blocks.of_plan(plan) for plan in plans], rng, noise=0.0)
+    slow = [dataclasses.replace(timed_by(here, [job], rng, noise=0.0)[0], job=job) for _, job in asked]
+    twice = {p: {**s, "time": 2.0 * s["time"]} for p, s in slow[0].answer["phases"].items()}
+    slow[0] = dataclasses.replace(slow[0], answer={"phases": twice})
+    said = afresh.document([(plan, one) for (plan, _), one in zip(asked, slow, strict=True)], timed, cores=1.0)
+    assert [one["ratio"] for one in said["plans"]] == pytest.approx([2.0, 1.0])
+    assert said["repeat"] == pytest.approx(math.log(2.0) / 2.0, rel=1e-6)  # four pairs of which two are log 2 apart
+    low, high = said["plans"][0]["interval"]
+    assert low < said["plans"][0]["step_time"] < high and high / low > 2.0
+    assert again_sentence({"afresh": said}).endswith("took 2.00 and 1.00 times as long as before.")
+    assert again_sentence({"afresh": None}) == "" and afresh.document([], timed, cores=1.0) is None

@@ -12,7 +12,7 @@ from coopt.commands.parse import parse
 from coopt.measure import kept, topology
 from coopt.problems import Refused
 from coopt.spec import load
-from coopt.study import cycles, machines, targets, timing
+from coopt.study import cycles, machines, profiled, targets, timing
 
 MINI = """\
 kind: model
@@ -241,5 +241,5 @@ def test_constants_come_back_from_estimates_that_have_them():
 
 
 def test_calibrating_from_what_is_no_tpu_is_refused():
-    assert "tpu:v6e" in refusal(timing.calibrate, parse(["calibrate", "--from=gpu:h100"]))
-    assert "v9" in refusal(timing.calibrate, parse(["calibrate", "--from=tpu:v9"]))
+    assert "tpu:v6e" in refusal(profiled.calibrate, parse(["calibrate", "--from=gpu:h100"]))
+    assert "v9" in refusal(profiled.calibrate, parse(["calibrate", "--from=tpu:v9"]))

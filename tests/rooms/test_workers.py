@@ -13,7 +13,7 @@ import pytest
 
 from coopt import workers
 from coopt.problems import Refused
-from coopt.workers import frames, lease
+from coopt.workers import frames, inprocess, lease
 from coopt.workers.outcome import of_exception, out_of_memory
 
 HAZARDS = Path(__file__).resolve().parent.parent / "faults"
@@ -261,3 +261,25 @@ def test_the_serial_executor_says_that_nothing_is_isolated(monkeypatch):
             go(opened, "refuse")
         with pytest.raises(ValueError, match="memory_cap"):
             go(opened, "echo", memory_cap=1 << 30)
+
+
+def test_a_hang_in_this_process_ends_on_any_thread_where_python_runs_and_is_told_where_it_does_not(monkeypatch, capfd):
+    """Python code is interrupted on threads other than the main one too; native code is not, and the user hears so."""
+    monkeypatch.syspath_prepend(HAZARDS)
+    monkeypatch.setattr(inprocess, "GRACE", 0.1)
+    outcomes = []
+
+    def elsewhere(name):
+        with workers.serial() as opened:
+            outcomes.append(go(opened, name, deadline_s=0.2))
+
+    for name in ("spin", "nap"):
+        thread = threading.Thread(target=elsewhere, args=(name,))
+        thread.start()
+        thread.join(30.0)
+        assert not thread.is_alive()
+    assert [(one.status, one.isolation) for one in outcomes] == [("timeout", "none")] * 2
+    assert outcomes[0].seconds < 5.0
+    assert outcomes[1].seconds >= 1.0, "one native call of a second"
+    said = capfd.readouterr().err
+    assert said.count("nothing in this process can interrupt it") == 1, said
