@@ -241,8 +241,7 @@ class Hardware:
     stream: Leaf = 0.8  # share of the memory bandwidth
     kernel: Leaf = 5e-6  # s a launch costs on the device
     tiers: tuple[Tier, ...] = ()  # between chips, nearest first
-    # the software stack's constants
-    dispatch: Leaf = 0.0  # s of host time a launch; exposed where kernels are shorter
+    dispatch: Leaf = 0.0  # s of host time a launch; the stack's constants begin here
     passes: Leaf = 1.0  # bytes that pointwise kernels move, over those of perfectly fused ones
     passes_back: Leaf = 1.0  # times as many in a backward pass, where compilers fuse less
     hide_tensor: Leaf = 0.0  # share of tensor, context and expert collectives that compute may hide
