@@ -135,9 +135,14 @@ def _normal(key: Key, seed: int, samples: int) -> np.ndarray:
 
 
 def processes(made_with: Process, *, samples: int, seed: int, path: Any = None) -> Process:
-    """A process under `samples` draws of every number that its file gives an interval; shares stay below 1."""
+    """A process under `samples` draws of every number that its file gives an interval; shares stay below 1.
+
+    Capacities are left alone, as those of profiles are: a plan that just fits is not held to fail in half of the draws.
+    """
     leaves = {}
     for place, (value, low, high) in process.intervals(made_with.name, path=path).items():
+        if place.endswith((".usable", ".capacity")):
+            continue
         sigma = math.log(high / low) / (2.0 * Z90) if low > 0.0 else UNKNOWN
         draws = value * np.exp(sigma * _normal(("process", made_with.name, place), seed, samples))
         leaves[place] = np.minimum(draws, 1.0) if high <= 1.0 and not place.endswith("defects") else draws
