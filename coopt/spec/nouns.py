@@ -252,7 +252,6 @@ class Hardware:
     jitter: Leaf = 0.004  # relative spread of a chip's step; the job waits for the slowest
     margin: Leaf = 1.0  # allocated over counted memory
     reserved: Leaf = 0.0  # B a chip kept by runtime and communication
-    # power, money, dates, failures
     watts_idle: Leaf = NAN  # W a chip, chip alone
     watts: Leaf = NAN  # W a chip at full load, chip alone
     watts_all_in: Leaf = NAN  # W a chip of IT power: host, network and chip
