@@ -179,10 +179,10 @@ def _experts(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[st
         return {}
     if "tokendrop" not in row.get("notes", ""):
         release = re.search(r"container (\d\d\.\d\d)", row.get("notes", ""))
-        captured = practice.get("captured") and release and release[1] >= practice["captured"]
-        captured = captured and row.get("precision") in ("mxfp8", "nvfp4")
+        since = practice.get("captured") if row.get("precision") in ("mxfp8", "nvfp4") else None
+        captured = bool(since and release and release[1] >= since)
         if captured:
-            notes.append(f"captured graphs assumed (container {release[1]})")
+            notes.append(f"captured graphs assumed (container {since} or later)")
         forced = "forced balanced" in row.get("notes", "")
         return {
             "transport": float(TRANSPORTS.index(practice.get("transport", "all-to-all"))),
