@@ -180,10 +180,16 @@ def _experts(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[st
     if number(row, "experts", 0.0) < 1:
         return {}
     if "tokendrop" not in row.get("notes", ""):
+        release = re.search(r"container (\d\d\.\d\d)", row.get("notes", ""))
+        since = practice.get("captured") if row.get("precision") in ("mxfp8", "nvfp4") else None
+        captured = bool(since and release and release[1] >= since)
+        if captured:
+            notes.append(f"captured graphs assumed (container {since} or later)")
         forced = "forced balanced" in row.get("notes", "")
         return {
             "transport": float(TRANSPORTS.index(practice.get("transport", "all-to-all"))),
             "imbalance": 1.0 if forced else float(practice.get("imbalance", 1.0)),
+            "graphs": 1.0 if captured else 0.0,
         }
     notes.append("capacity 1 and captured graphs assumed (tokendrop)")
     return {"capacity": 1.0, "graphs": 1.0}

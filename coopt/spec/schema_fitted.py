@@ -127,6 +127,7 @@ class Stack(File):
 
     kind: Literal["stack"]
     later: Name | None = None  # the stack that this name stands for on chips with 8-bit floats
+    captured: Text | None = None  # release from which mixtures in mxfp8 and nvfp4 replay whole steps
     practice: Practice = Practice()
     ported: dict[Name, Quantity[Efficiency]] = {}  # noqa: RUF012  # by family: rate of attention kernels older than it
     fitted: StackFitted = StackFitted()

@@ -59,7 +59,11 @@ def practice(stack: str, path: Any = None) -> tuple[dict[str, Any], str]:
         found = load.profile("stack", stack, path=path)
     except Refused:
         found = load.profile("stack", GENERIC, path=path)
-    return {**found.data.get("practice", {}), "later": found.data.get("later")}, found.name
+    return {
+        **found.data.get("practice", {}),
+        "later": found.fields.later,
+        "captured": found.fields.captured,
+    }, found.name
 
 
 def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, path: Any = None, on: str | None = None):

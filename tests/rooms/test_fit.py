@@ -239,3 +239,14 @@ def test_what_nobody_describes_is_read_by_its_years_and_its_chip(steps):
     assert (old.layout.fused_attention, new.layout.fused_attention) == (0.0, 1.0)
     assert any("fp16" in note for note in old.notes) and not any("fp16" in note for note in new.notes)
     assert (new.hardware.stack, tpu.hardware.stack) == ("generic", "maxtext")
+
+
+def test_captured_graphs_are_assumed_from_the_release_that_published_them():
+    """Mixtures in mxfp8 under Megatron-Bridge, from container 26.06: no older one, no other format, nothing dense."""
+    table = {row["id"]: row for row in rows.read(measurements())}
+    new = table["mbridge-024"]
+    older = {**new, "notes": new["notes"].replace("26.06.01", "26.04.01")}
+    eight, dense = {**new, "precision": "fp8"}, {**new, "experts": "", "topk": "", "ep": ""}
+    found, _ = tables.designs([new, older, eight, dense])
+    assert [one.layout.graphs for _, one in found] == [1.0, 0.0, 0.0, 0.0]
+    assert any("captured graphs assumed (container 26.06 or later)" in note for note in found[0][1].notes)
