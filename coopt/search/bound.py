@@ -306,7 +306,9 @@ class _Front:
         found, _ = least(self.boxed, tries.reshape(-1, tries.shape[-1]))
         self.bounded += len(found)
         known = np.minimum(found, self.goal if self.goal < math.inf else found[np.isfinite(found)].max(initial=1.0))
-        gain = known.reshape(len(box), TRIES) - bounds[box, None]
+        known, before = known.reshape(len(box), TRIES), bounds[box, None]
+        with np.errstate(invalid="ignore"):  # a bound of minus infinity that stays one
+            gain = np.where(known > before, known - before, 0.0)
         worth = (gain.min(axis=1) + BETTER * gain.mean(axis=1)) / np.log2(long[box, axis])
         order = np.lexsort((-worth, box))
         return axis[order[np.concatenate(([True], np.diff(box[order]) != 0))]]

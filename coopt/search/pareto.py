@@ -51,7 +51,7 @@ def _telling(columns: np.ndarray, by: np.ndarray) -> np.ndarray:
     if columns.shape[1] < 8 * SAMPLE or len(by) > SAMPLE:
         return rest
     sample, first = columns[:, :: columns.shape[1] // SAMPLE], []
-    takes = (sample >= by[:, :, None]).all(axis=1)
+    takes = np.all(sample >= by[:, :, None], axis=1)
     left = takes.copy()
     while left.any():
         first.append(int(left.sum(axis=1).argmax()))
