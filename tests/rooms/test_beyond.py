@@ -390,7 +390,7 @@ def test_trees_survive_json():
 
 
 def test_ten_to_the_fifteen_has_a_first_answer_at_once_a_front_and_a_proof(checker):
-    """D7: more than 10^15 candidates: exact size, a front from refinement, and a best one that is proved and checked."""
+    """D7: more than 10^15 candidates: exact size, a front from refinement, a best one proved and checked."""
     wide = space(**WIDE, **{})
     many = product((axis("stream", "hardware.stream", np.linspace(0.5, 0.9, 41)),
                     axis("hide", "hardware.hide_tensor", np.linspace(0.0, 0.9, 91)),
