@@ -16,6 +16,7 @@ class Ranges:
     def __init__(self, values: np.ndarray, *, columns: int):
         self.values, self.columns = values.copy(), columns  # the first `columns` say where to cut
         self.order = np.arange(len(values))
+        self.alone = np.zeros(len(values), dtype=np.int64)
         self.many = 0
         self.low, self.high, self.left = (np.zeros(16, dtype=np.int64) for _ in range(3))
         self.least, self.most = (np.zeros((16, values.shape[1])) for _ in range(2))
@@ -31,6 +32,14 @@ class Ranges:
             self._add(low, cut)
             self._add(cut, high)
         return np.where(single, -1, self.left[nodes])
+
+    def single(self, choices: np.ndarray) -> np.ndarray:
+        """A node of each choice alone, for trying things: it is in no tree."""
+        for choice in np.unique(choices[self.alone[choices] == 0]):
+            self.alone[choice] = self.many
+            place = int(np.flatnonzero(self.order == choice)[0])
+            self._add(place, place + 1)
+        return self.alone[choices]
 
     def _cut(self, node: int, low: int, high: int) -> int:
         least, most = self.least[node, : self.columns], self.most[node, : self.columns]

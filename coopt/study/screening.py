@@ -24,7 +24,7 @@ from coopt.study.spaces import Family, chosen, space
 KEEP = 2048  # best candidates that a sweep returns first; more are asked for where they are too much alike
 MOST = 65536
 PLAIN = functools.partial(sweep, expression=expression)  # in this process, at one go
-BOXES = 100_000  # of a proof: a number and no time, so that a run that goes on finds the same
+BOXES = 400_000  # of a proof, a minute: a number and no time, so that a run that goes on finds the same
 
 
 @dataclasses.dataclass(frozen=True)
