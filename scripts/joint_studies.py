@@ -1,6 +1,6 @@
 """Every joint study again: shape, layout and machine, or chip, chosen at once and by turns.
 
-    python scripts/joint_studies.py            # about 5 minutes of processor time for all ten, half a minute for one
+    python scripts/joint_studies.py            # about 8 minutes of processor time for all ten
     python scripts/joint_studies.py --only=chip-dollars --write
 
 Runs the studies of scripts/joint and prints of each the rows of docs/joint.md: what choosing together saves over every
@@ -60,21 +60,16 @@ def head(file: Path, document: dict, seconds: float) -> None:
 
 
 def main(_) -> None:
-    rows = {}
     for file in sorted((HERE / "joint").glob("*.yaml")):
         if ONLY.value and file.stem not in ONLY.value:
             continue
         began = time.process_time()
         document = joint(profile("joint", str(file), schema=Joint).fields)
-        rows[file.stem] = row(file.stem, document)
-        print(rows[file.stem], flush=True)
+        line = row(file.stem, document)
+        print(line, flush=True)
         if WRITE.value:
             head(file, document, time.process_time() - began)
-    if WRITE.value:
-        page = PAGE.read_text()
-        for name, line in rows.items():
-            page = re.sub(rf"^\| `{re.escape(name)}` \|.*$", line.replace("\\", r"\\"), page, flags=re.MULTILINE)
-        PAGE.write_text(page)
+            PAGE.write_text(re.sub(rf"^\| `{file.stem}` \|.*$", line, PAGE.read_text(), flags=re.MULTILINE))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,14 @@ SMALL = {"model": "llama3-8b", "chips": 32, "batch": 32.0, "precision": ("bf16",
 BOTH = {"today": 2.0, "no-fp4": 1.0}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """A third of the usual search: enough for a small model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "EFFORT", 80)
+        yield
+
+
 @pytest.fixture(scope="module")
 def question() -> Question:
     return Question(**SMALL, mix={"today": 1.0})
