@@ -1,8 +1,8 @@
 """Writes today's predictions of machines with few or no published steps into docs/ledger/, before anybody measures.
 
-    python scripts/ledger.py             # a few seconds; a new file, docs/ledger/<today>.csv, and its digest
-    python scripts/ledger.py --cycles    # minutes, with Python 3.12 and libtpu: docs/ledger/<today>-<machine>.csv, a
-                                         # step compiled for a slice that is not there, timed by the compiler's cycles
+    python scripts/ledger.py                            # a few seconds; a new file, docs/ledger/<today>.csv
+    python scripts/ledger.py --cycles=tpu-v6e,tpu-v7x   # minutes, with Python 3.12 and libtpu: a file for each machine,
+        # docs/ledger/<today>-<machine>.csv, of a step compiled for a slice and timed by the compiler's cycles
 
 A file that is in git is never written again: see docs/ledger/README.md.
 """
@@ -47,7 +47,7 @@ KNOWN = {  # said beside a prediction of what somebody did measure
     "tpu-v6e": "MaxText's page of tuned models (docs/reference/models/tiering.md) gives about 900 tokens/s a chip for "
     "this model, slice and length with a program of its own; it was seen before this was written, and no rule uses it",
 }
-CYCLES = flags.DEFINE_bool("cycles", False, "steps by the compiler's cycles, for TPUs that are not there")
+CYCLES = flags.DEFINE_list("cycles", [], "machines of STEPS whose step the compiler times")
 SCORES = LEDGER.parents[1] / "measurements" / "tpu_cycles.csv"
 
 
@@ -98,13 +98,9 @@ def main(_):
         path = ledger.write(LEDGER, questions(), date=date)
         print(f"{path.name}: {len(questions())} predictions")
         return
-    for asked in STEPS:
-        path = LEDGER / f"{date}-{asked[1]}.csv"
-        if path.exists():
-            print(f"{path.name} is there")
-            continue
+    for asked in (one for one in STEPS if one[1] in CYCLES.value):
         told = compiled(asked, date)
-        ledger.keep(path, [told])
+        path = ledger.keep(LEDGER / f"{date}-{asked[1]}.csv", [told])
         print(f"{path.name}: {told['step_time']} s ({told['low']} to {told['high']}), MFU {told['mfu']}", flush=True)
 
 
