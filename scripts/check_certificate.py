@@ -80,16 +80,16 @@ COMPARED = ("greater", "greater_equal", "less", "less_equal", "equal", "not_equa
 
 def rule(name, given, loose):
     """The rule for a node, and whether it may be NaN; operands lie within `given`, `loose` says if one may be NaN."""
-    finite, (_, plain, *quick) = all(np.isfinite(one).all() for one in given), RULES[name]
-    need(name != "power" or (given[1] == 2.0).all(), "a power other than 2")
+    finite, (_, plain, *quick) = all(math.isfinite(end) for one in given for end in one), RULES[name]
+    need(name != "power" or given[1] == (2.0, 2.0), "a power other than 2")
     if name in COMPARED and loose:  # false with NaN, or true for !=: never certain
         return (lambda x, y: (plain(x, y) & [[False], [True]]) | [[False], [name == "not_equal"]]), False
-    if quick and finite and all((one >= 0).all() for one in given) and (name != "divide" or (given[1] > 0).all()):
+    if quick and finite and all(one[0] >= 0 for one in given) and (name != "divide" or given[1][0] > 0):
         return quick[0], loose
     if name in ("add", "subtract") and not finite:
         return (lambda x, y: sure(plain(x, y))), True
-    new = name == "multiply" and not finite or name in ("sqrt", "log") and bool((given[0][0] < 0).any())
-    new |= name == "divide" and not (finite and ((given[1] > 0).all() or (given[1] < 0).all()))
+    new = name == "multiply" and not finite or name in ("sqrt", "log") and given[0][0] < 0
+    new |= name == "divide" and not (finite and (given[1][0] > 0 or given[1][1] < 0))
     return plain, (loose or new) and name not in COMPARED and not name.startswith("logical")
 
 
@@ -131,13 +131,13 @@ class Program:  # of a certificate, checked to be one: steps whose rules the who
         self.nodes, places = [(one[0], one[1:]) for one in said["nodes"]], self.first + len(said["nodes"])
         on = [frozenset((axis,)) for axis, _ in self.inputs] + [NONE] * len(constants)
         for place, (name, operands) in enumerate(self.nodes, self.first):
-            known = all(0 <= one < place for one in operands) and name != "both" and len(operands) == RULES[name][0]
-            need(known, f"{name}: operands that are not yet known, or too few")
+            known = all(0 <= one < place for one in operands) and len(operands) == RULES[name][0]
+            need(known and name != "both", f"{name}: operands that are not yet known, or too few")
             on.append(NONE.union(*(on[one] for one in operands)))
         self.powers = [dict(map(tuple, one)) for one in document["powers"]]
         good = {i: axis for i, (axis, field) in enumerate(self.inputs) if (self.axes[axis][:, field] > 0).all()}
         for place, (one, axes) in enumerate(zip(self.powers, on, strict=True)):
-            own = not one or place >= self.first or one == {place: 1.0}
+            own = place >= self.first or one in ({}, {place: 1.0})
             need(own and all(good.get(which) in axes for which in one), "impossible powers")
         self.space = Boxes(self.lengths, np.zeros((1, len(self.axes)), int), np.array([self.lengths]))
         self.steps, self.on, self.root, self.loose, self.same = [], [], [], [], {}
@@ -150,8 +150,7 @@ class Program:  # of a certificate, checked to be one: steps whose rules the who
             axes = NONE.union(*(self.on[one] for one in given))
             self.plain.append(self.do(name, next((one for one in common if one >= axes), ALL), *given))
         self.truth = [self.root[one].dtype == bool for one in self.plain]
-        known = [0 <= one < places and not self.truth[one] for one in said["results"]]
-        need(len(known) > 1 and all(known), "a result that is not known, or no number")
+        need(all(0 <= one < places and not self.truth[one] for one in said["results"]), "a result that is no number")
         self.results, self.rest = [self.plain[one] for one in said["results"]], {}
         needed, result = {said["results"][1]}, said["results"][1]
         for place in range(result, self.first - 1, -1):
@@ -174,10 +173,13 @@ class Program:  # of a certificate, checked to be one: steps whose rules the who
         operands = [one if self.on[one] in (on, NONE) else
                     self.step(on, on, Boxes.take, one, more=(self.on[one], on), loose=self.loose[one])
                     for one in operands]  # fmt: skip
-        chosen, loose = rule(name, [self.root[one] for one in operands], any(self.loose[one] for one in operands))
+        ends = [tuple(self.root[one][:, 0]) for one in operands]
+        chosen, loose = rule(name, ends, any(self.loose[one] for one in operands))
         return self.step(on, name, chosen, *operands, loose=loose)
 
     def column(self, axis, product):
+        if ((axis, product), ()) in self.same:
+            return self.same[(axis, product), ()]
         found = np.ones((2, self.lengths[axis]))
         for field, exponent in product:
             choices = np.stack((self.axes[axis][:, field],) * 2)
@@ -224,8 +226,7 @@ class Program:  # of a certificate, checked to be one: steps whose rules the who
         for part in (slice(begin, begin + BATCH) for begin in range(0, len(low), BATCH)):
             boxes, values = Boxes(self.lengths, low[part], high[part]), {}
             for number, rule, operands, more, dead in reversed(plan):
-                given = [values[one] for one in operands]
-                values[number] = rule(boxes, *given, *more) if more else rule(*given)
+                values[number] = rule(*(boxes,) * bool(more), *[values[one] for one in operands], *more)
                 values.update(dict.fromkeys(dead))
             for rows, one in zip(found, wanted, strict=True):
                 rows[:, part] = boxes.take(values[one], self.on[one], ALL)
@@ -245,8 +246,8 @@ def boxes(document, lengths, bound):  # closed ones: what each says at least, it
             yield math.inf if axis == "none" else float(rest[0]), low, high
         else:
             need(0 <= axis < len(lengths) and low[axis] < rest[0] < high[axis], "a cut outside its box")
-            stack.append((low[:axis] + (rest[0],) + low[axis + 1 :], high))
-            stack.append((low, high[:axis] + (rest[0],) + high[axis + 1 :]))
+            cut = low[:axis] + (rest[0],) + low[axis + 1 :], high[:axis] + (rest[0],) + high[axis + 1 :]
+            stack += ((cut[0], high), (low, cut[1]))
     need(not stack, f"{len(stack)} boxes are missing: part of the space is not covered")
 
 
@@ -266,8 +267,7 @@ def check(document):
     inside = place.dtype.kind == "i" and place.shape == (1, len(program.axes))
     need(inside and (0 <= place).all() and (place < program.lengths).all(), "a best candidate outside the space")
     runs, (least, most), *_ = found = [one[:, 0] for one in program.bounds(place, place + 1, program.results)]
-    near = least <= value <= most and most - least <= 1e-9 * abs(value)
-    need(near, f"the best candidate is not {value!r} but from {least!r} to {most!r}")
+    need(least <= value <= most <= least + 1e-9 * abs(value), f"the best candidate is not {value!r} but {least!r}")
     need(runs[1] < 0.5 and all(found[w][1] <= most for w, most in limits), "the best candidate is out of bounds")
     said, low, high = (np.array(one) for one in zip(*boxes(document, program.lengths, bound), strict=True))
     need((said >= bound).all(), "a box that is said to reach below the bound")

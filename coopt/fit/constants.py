@@ -55,6 +55,7 @@ BOUNDS = {
 }
 NOISE = 0.08  # log units: what a row is expected to miss by; sets data against prior
 PULL = 0.7  # weight of the prior's residuals
+STEP = 1e-4  # log units of a constant, for slopes
 Name = tuple[str, str, str]  # kind (family | stack), whose, which
 
 
@@ -63,7 +64,8 @@ class Problem:
     """Rows ready to be priced under any constants: one compiled function from constants to step times."""
 
     names: tuple[Name, ...]
-    start: np.ndarray
+    start: np.ndarray  # the prior's centre
+    uses: np.ndarray  # (rows, constants of a row): which of `names` price it
     measured: np.ndarray
     weight: np.ndarray
     step_time: Callable[[np.ndarray], np.ndarray]
@@ -73,33 +75,30 @@ def problem(designs: Sequence[tables.Design], start: Mapping[Name, float]) -> Pr
     """The fitting problem of some designs; `start` holds the prior's centre for each constant."""
     names = tuple(start)
     index = {name: position for position, name in enumerate(names)}
-    groups = [
-        (np.array(at), stacked, count(*stacked[:3]), [designs[i] for i in at])
-        for at, stacked in tables.batches(designs)
-    ]
-
-    def machines(values):
-        for at, stacked, ops, members in groups:
-
-            def pick(kind, whose, which, members=members):
-                return values[np.array([index[kind, getattr(one.hardware, whose), which] for one in members])]
-
-            family = {which: pick("family", "family", which) for which in FAMILY}
-            stack = {which: pick("stack", "stack", which) for which in STACK}
-            yield at, ops, applied(stacked[3], family, stack)
+    groups = [(np.array(at), stacked, count(*stacked[:3])) for at, stacked in tables.batches(designs)]
+    uses = np.array(
+        [
+            [index["family", one.hardware.family, which] for which in FAMILY]
+            + [index["stack", one.hardware.stack, which] for which in STACK]
+            for one in designs
+        ]
+    )
 
     @jax.jit
     def step_time(values):
         told = jnp.zeros(len(designs))
-        for at, ops, machine in machines(values):
-            told = told.at[at].set(estimate(ops, machine).step_time)
+        for at, stacked, ops in groups:
+            own = dict(enumerate(values[uses[at]].T))
+            family = {which: own[position] for position, which in enumerate(FAMILY)}
+            stack = {which: own[len(FAMILY) + position] for position, which in enumerate(STACK)}
+            told = told.at[at].set(estimate(ops, applied(stacked[3], family, stack)).step_time)
         return told
 
-    measured = np.array([tables.measured_step_time(one.row) for one in designs])
     return Problem(
         names=names,
         start=np.array([start[name] for name in names]),
-        measured=measured,
+        uses=uses,
+        measured=np.array([tables.measured_step_time(one.row) for one in designs]),
         weight=_votes([one.row for one in designs]),
         step_time=lambda values: np.asarray(step_time(jnp.asarray(values))),
     )
@@ -120,29 +119,62 @@ def spread(name: Name) -> float:
     return SPREAD_ATTENTION[kind] if which == "attention" else SPREAD[which]
 
 
+def slopes(task: Problem, values: np.ndarray) -> np.ndarray:
+    """Slopes of log(step time) in the logarithm of each constant, `(rows, names)`.
+
+    A row is priced by few of the constants, so that one evaluation tells the slopes of many rows at once.
+    """
+    base = np.log(task.step_time(values))
+    told = np.zeros((len(base), len(task.names)))
+    every = np.arange(len(base))
+    for at in task.uses.T:
+        moved = values.copy()
+        moved[np.unique(at)] *= np.exp(STEP)
+        told[every, at] = (np.log(task.step_time(moved)) - base) / STEP
+    return told
+
+
 def solve(
-    task: Problem, *, rows: np.ndarray | None = None, near: np.ndarray | None = None, iterations: int = 60
+    task: Problem,
+    *,
+    rows: np.ndarray | None = None,
+    free: np.ndarray | None = None,
+    near: np.ndarray | None = None,
+    iterations: int = 60,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Constants and their standard errors in log units, from all rows or those selected.
 
-    Raises nothing: constants that no row moves stay at their prior, with its spread as their error. `near` are
-    constants to begin at, which saves steps and changes no prior.
+    Raises nothing: constants that no row moves stay at their prior, with its spread as their error. `free` are those
+    that may move at all; without it, all. `near` is where to begin instead of at the prior.
     """
     chosen = np.ones(len(task.measured), bool) if rows is None else rows
-    scale = np.array([spread(name) for name in task.names])
+    scale = np.array([spread(name) for name in task.names]) * (1.0 if free is None else free)
     low, high = (np.array([BOUNDS[name[2]][side] for name in task.names]) for side in (0, 1))
+    weight = (task.weight / NOISE)[chosen]
 
     def constants(z):
         return np.clip(task.start * np.exp(z * scale), low, high)
 
     def residuals(z):
         miss = np.log(task.step_time(constants(z)) / task.measured)
-        return np.concatenate([(task.weight * miss / NOISE)[chosen], PULL * z])
+        return np.concatenate([weight * miss[chosen], PULL * z])
+
+    def jacobian(z):
+        loose = task.start * np.exp(z * scale)
+        told = slopes(task, constants(z))[chosen] * (scale * (loose > low) * (loose < high))
+        return np.concatenate([weight[:, None] * told, PULL * np.eye(len(z))])
 
     begin = np.zeros(len(scale)) if near is None else np.log(near / task.start) / scale
-    found = least_squares(residuals, begin, loss="soft_l1", max_nfev=iterations, diff_step=1e-2)
-    curvature = found.jac.T @ found.jac
-    error = scale * np.sqrt(np.clip(np.diag(np.linalg.pinv(curvature)), 0.0, 1.0 / PULL**2))
+    found = least_squares(
+        residuals,
+        begin,
+        jacobian,  # pyright: ignore[reportArgumentType]
+        loss="soft_l1",
+        ftol=1e-6,
+        xtol=1e-6,
+        max_nfev=iterations,
+    )
+    error = scale * np.sqrt(np.clip(np.diag(np.linalg.pinv(found.jac.T @ found.jac)), 0.0, 1.0 / PULL**2))
     return constants(found.x), error
 
 

@@ -77,22 +77,10 @@ def _solved(task: Problem, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     prior = np.array([constants.spread(name) for name in task.names])
     found, error = constants.solve(task, rows=rows)
     moved = np.abs(np.log(found / task.start)) > STILL * prior
-    value, error = task.start.copy(), np.where(moved, error, prior)
-    if moved.any():
-        value[moved], error[moved] = constants.solve(_narrowed(task, moved), rows=rows)
-    return value, error, moved
-
-
-def _narrowed(task: Problem, chosen: np.ndarray) -> Problem:
-    """The same rows with some of the constants held where they start."""
-
-    def step_time(values: np.ndarray) -> np.ndarray:
-        every = task.start.copy()
-        every[chosen] = values
-        return task.step_time(every)
-
-    names = tuple(name for name, one in zip(task.names, chosen, strict=True) if one)
-    return dataclasses.replace(task, names=names, start=task.start[chosen], step_time=step_time)
+    if not moved.any():
+        return task.start.copy(), prior, moved
+    value, error = constants.solve(task, rows=rows, free=moved)
+    return value, np.where(moved, error, prior), moved
 
 
 def spread(predicted: np.ndarray, measured: np.ndarray, weight: np.ndarray) -> float:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from coopt.fit.rows import number
 
 RANKING_KEYS = ("chip", "n_chips", "model", "layers", "seq_len", "global_batch", "precision", "stack")
+CAMPAIGN = "vTrain"  # the source of the ranking test: many layouts and batches of a model on few chips
 CELL_ROWS = 5  # rows that make a cell (source x chip x dense or MoE)
 SLICES: dict[str, Callable[[Mapping[str, str]], bool]] = {
     "MoE": lambda row: number(row, "experts", 0.0) > 0,
@@ -36,6 +38,15 @@ def weights(rows: Sequence[Mapping[str, str]]) -> np.ndarray:
 
 def _group(row: Mapping[str, str]) -> str:
     return row.get("dup_group") or row.get("id") or str(id(row))
+
+
+def publication(row: Mapping[str, str]) -> str:
+    """What a source is a table or a release of: its name up to the first comma or colon.
+
+    >>> publication({"source": "NVIDIA NeMo performance benchmarks, container 24.07, pretraining"})
+    'NVIDIA NeMo performance benchmarks'
+    """
+    return re.split("[,:]", row.get("source", ""))[0].strip()
 
 
 def errors(predicted: np.ndarray, measured: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
@@ -121,29 +132,41 @@ def ranking(rows: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: 
     }
 
 
+class Kind(NamedTuple):
+    """Rows that agree in some columns and differ in one, from so many values of it up."""
+
+    same: tuple[str, ...]
+    differs: str
+    least: int = 2
+    campaign: bool = True  # with the rows of the ranking test, which vary everything at once
+
+
+_SERIES = ("chip", "model", "seq_len", "precision", "stack", "recompute_kind")
+KINDS = {
+    "chips": Kind(("model", "seq_len", "stack"), "chip"),
+    "precisions": Kind(
+        ("chip", "n_chips", "model", "seq_len", "global_batch", "stack", "tp", "pp", "cp", "ep"), "precision"
+    ),
+    # The 34 series of three sizes and more that differ in size alone: one publisher's table, one layout.
+    "sizes": Kind((*_SERIES, "source", "tp", "pp", "cp", "ep", "micro_batch", "zero"), "n_chips", 3, False),
+    "sizes, mixed": Kind(_SERIES, "n_chips"),
+}
+
+
 def ratios(rows: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
     """Ratios between measured pairs that differ in chip, precision or size alone; buyers use ratios.
 
     The error of a pair is |predicted ratio / measured ratio - 1| of tokens/s a chip; `order_right` counts pairs whose
-    measured ratio differs from 1 by more than 5%.
+    measured ratio differs from 1 by more than 5%, and `gaps` says how many those are.
     """
     rate = np.array([number(r, "global_batch") * number(r, "seq_len") / number(r, "n_chips") for r in rows])
-    kinds = {
-        "chips": (("model", "seq_len", "stack"), "chip"),
-        "precisions": (
-            ("chip", "n_chips", "model", "seq_len", "global_batch", "stack", "tp", "pp", "cp", "ep"),
-            "precision",
-        ),
-        "sizes": (("chip", "model", "seq_len", "precision", "stack", "recompute_kind"), "n_chips"),
-    }
     told = {}
-    for name, (same, differs) in kinds.items():
+    for name, kind in KINDS.items():
         groups: dict[tuple, dict[str, list[int]]] = {}
         for position, row in enumerate(rows):
-            if not row.get("model"):
-                continue
-            group = groups.setdefault(tuple(row.get(key, "") for key in same), {})
-            group.setdefault(row.get(differs, ""), []).append(position)
+            if row.get("model") and (kind.campaign or not row.get("source", "").startswith(CAMPAIGN)):
+                group = groups.setdefault(tuple(row.get(key, "") for key in kind.same), {})
+                group.setdefault(row.get(kind.differs, ""), []).append(position)
         wrong, right = [], []
         for group in groups.values():
             # the geometric mean stands for rows that differ in something else
@@ -151,7 +174,7 @@ def ratios(rows: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: n
                 (np.exp(np.mean(np.log(rate[at] / predicted[at]))), np.exp(np.mean(np.log(rate[at] / measured[at]))))
                 for at in group.values()
             ]
-            for first, second in zip(sides, sides[1:], strict=False):
+            for first, second in zip(sides, sides[1:], strict=False) if len(sides) >= kind.least else ():
                 said, seen = second[0] / first[0], second[1] / first[1]
                 wrong.append(abs(said / seen - 1.0))
                 if abs(math.log(seen)) > math.log(1.05):
@@ -159,6 +182,23 @@ def ratios(rows: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: n
         told[name] = {
             "pairs": len(wrong),
             "median": float(np.median(wrong)) if wrong else None,
+            "gaps": len(right),
             "order_right": float(np.mean(right)) if right else None,
         }
     return told
+
+
+def floor(rows: Sequence[Mapping[str, str]], measured: np.ndarray) -> float | None:
+    """The least MAPE that one number a configuration can have: what its own publisher's releases differ by.
+
+    Of each `dup_group` the prediction is the measurement that is nearest to all of them; duplicates share a vote.
+
+    >>> row = {"dup_group": "a"}
+    >>> round(floor([row, row, {"id": "b"}], np.array([1.0, 2.0, 5.0])), 3)
+    0.125
+    """
+    groups: dict[str, list[float]] = {}
+    for row, seen in zip(rows, measured, strict=True):
+        groups.setdefault(_group(row), []).append(float(seen))
+    least = [min(np.mean(np.abs(one / np.array(group) - 1.0)) for one in group) for group in groups.values()]
+    return float(np.mean(least)) if least else None

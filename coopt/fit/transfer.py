@@ -1,9 +1,9 @@
-"""How far off a chip is that was never measured: its rows, priced by constants fitted without any of them."""
+"""How far off a chip or a publication is that was never seen: its rows by constants fitted without any of them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,29 +12,45 @@ from coopt.fit import constants, score
 from coopt.fit.constants import Name, Problem
 from coopt.fit.rows import Design
 
+OWNER: Mapping[str, Callable[[Design], str]] = {
+    "chip": lambda one: one.hardware.chip,
+    "family": lambda one: one.hardware.family,
+    "source": lambda one: score.publication(one.row),
+}
+
 
 def left_out(
-    task: Problem, designs: Sequence[Design], kind: str, *, unknown: Mapping[Name, float] | None = None
+    task: Problem,
+    designs: Sequence[Design],
+    kind: str,
+    *,
+    unknown: Mapping[Name, float] | None = None,
+    generic: Problem | None = None,
 ) -> np.ndarray:
-    """Step times (s) of each row under constants fitted without its whole `chip` or `family`.
+    """Step times (s) of each row under constants fitted without its whole `chip`, `family` or `source`.
 
-    Rows whose stack ran on nothing else are NaN: there, two things would be unknown at once. `unknown` are the
-    constants that a family left out starts from, where what is known of its kernels is to count for nothing.
+    Rows whose stack ran on nothing else are priced as `generic` has them: the same rows under the stack of no
+    particular name. Without it they are NaN: two things would be unknown at once. `unknown` are the constants that a
+    family left out starts from, where what is known of its kernels is to count for nothing.
     """
-    whose = np.array([getattr(one.hardware, kind) for one in designs])
+    whose = np.array([OWNER[kind](one) for one in designs])
     stack = np.array([one.hardware.stack for one in designs])
     told = np.full(len(designs), np.nan)
     for one in dict.fromkeys(whose.tolist()):
         known = whose != one
-        out = ~known & np.isin(stack, stack[known])
-        if out.any():
-            start = [
-                (unknown or {}).get(name, value) if name[:2] == ("family", one) else value
-                for name, value in zip(task.names, task.start, strict=True)
-            ]
-            without = dataclasses.replace(task, start=np.array(start))
-            values, _ = constants.solve(without, rows=known)
-            told[out] = task.step_time(values)[out]
+        seen = ~known & np.isin(stack, stack[known])
+        lone = ~known & ~seen
+        if not seen.any() and generic is None:
+            continue
+        start = [
+            (unknown or {}).get(name, value) if name[:2] == ("family", one) else value
+            for name, value in zip(task.names, task.start, strict=True)
+        ]
+        without = dataclasses.replace(task, start=np.array(start))
+        values, _ = constants.solve(without, rows=known)
+        told[seen] = task.step_time(values)[seen]
+        if generic is not None and lone.any():
+            told[lone] = generic.step_time(values)[lone]
     return told
 
 
@@ -52,3 +68,20 @@ def summary(rows: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: 
     miss = np.abs(np.log(predicted[known] / measured[known]))
     told |= {"macro_mape": means["mape"], "sigma": score.quantile(miss, score.weights(kept), 0.9) / Z90}
     return {key: told[key] for key in ("rows", "mape", "median_ape", "bias", "macro_mape", "sigma")}
+
+
+def holds(rows: Sequence[Mapping[str, str]], miss: np.ndarray, whose: Sequence[str]) -> float:
+    """The share of rows inside the 90% interval that the others left out give: one vote an owner, none its own judge.
+
+    Of each owner, |log(predicted / measured)| is held against the 90% quantile of all other owners' rows.
+
+    >>> rows = [{"id": str(i)} for i in range(4)]
+    >>> holds(rows, np.array([0.1, 0.1, 0.1, 0.3]), ["a", "a", "b", "b"])
+    0.75
+    """
+    weight, owner = score.weights(rows), np.asarray(whose)
+    told = []
+    for one in dict.fromkeys(owner.tolist()):
+        own = owner == one
+        told.append(np.average(miss[own] <= score.quantile(miss[~own], weight[~own], 0.9), weights=weight[own]))
+    return float(np.mean(told))

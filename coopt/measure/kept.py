@@ -58,7 +58,7 @@ def write(shelf: Shelf, text: str, made: Mapping[str, Any]) -> None:
 def _file(shelf: Shelf, text: str) -> Path:
     said = [shelf.target, shelf.versions, text]
     flags = {name: os.environ[name] for name in ENVIRONMENT if os.environ.get(name)} | dict(shelf.options)
-    digest = hashlib.sha256(json.dumps([*said, flags] if flags else said).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([*said, sorted(flags.items())] if flags else said).encode()).hexdigest()
     return Path(str(shelf.folder)) / f"{digest[:32]}.json.gz"
 
 

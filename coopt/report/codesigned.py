@@ -46,7 +46,7 @@ def chips(document: Mapping[str, Any]) -> Grid:
             (
                 words.plain(one.get("label")), what, memory, words.large(one.get("peak_16"), "FLOP/s"),
                 words.small(made.get("watts"), "W"), words.dollars(made.get("price")), _year(made.get("date")),
-                words.percent(one.get("mean_regret")), words.percent(one.get("worst_regret")),
+                *(_regret(one.get(name)) for name in ("mean_regret", "worst_regret")),
             )
         )  # fmt: skip
     heads = (Column("chip", words=True, width=16), Column("dies", words=True, width=14), Column("memory", words=True))
@@ -161,9 +161,8 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     each = EACH.get(words.plain(asked.get("objective")), "a dollar")
     first = (
         f"Ordered in {words.count(asked.get('volume'))}, the best chip found does {told} times the work {each} of "
-        f"{words.plain(asked.get('vendor'))} as it is sold, over the mix of futures, and more than that chip in "
-        f"{words.percent(document.get('chance'), places=0)} of draws of what is known of a process; at {share} of the "
-        "speed that is priced it would do as much."
+        f"{words.plain(asked.get('vendor'))} as it is sold, over the mix of futures; at {share} of the speed that is "
+        "priced it would do as much."
     )
     if volume is None:
         second = "There is no volume at which it costs less than the bought chip."
@@ -178,11 +177,15 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     ends = [words.figure(one) or 0.0 for one in words.mapped(search.get("apart")).values()]
     last = "nothing improved" if search.get("settled") else "something still improved"
     fourth = (
-        f"Searched from {words.count(search.get('seeds'))} seeds, whose ends lie within "
-        f"{words.percent(max(ends, default=0.0))} of each other; {words.count(search.get('rounds'))} rounds from where "
-        f"all futures and the mix ended, until {last}."
+        f"In {words.percent(document.get('chance'), places=0)} of draws of what is known of a process it does more "
+        "than the bought chip."
     )
-    return first, second, third, fourth
+    fifth = (
+        f"Searched from {words.count(search.get('seeds'))} seeds, whose ends lie within "
+        f"{words.percent(max(ends, default=0.0))} of each other; then {words.count(search.get('rounds'))} rounds from "
+        f"where all futures and the mix ended, until {last}."
+    )
+    return first, second, third, fourth, fifth
 
 
 def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
@@ -207,6 +210,10 @@ def page(document: Mapping[str, Any]) -> Page:
 
 def _bought(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(iter(entries(document, "chips")), {})
+
+
+def _regret(value: Any) -> str:
+    return "too slow" if value is None else words.percent(value)
 
 
 def _n(value: Any) -> str:

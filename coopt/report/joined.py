@@ -24,7 +24,8 @@ def ways(document: Mapping[str, Any]) -> Grid:
         if not plan:
             body.append((way, "nothing that fits reaches it", *[""] * 7))
             continue
-        shape = f"{_n(plan.get('layers'))} x {_n(plan.get('d_model'))}, {words.large(plan.get('parameters'))}"
+        sizes = [words.figure(plan.get(name)) or 0.0 for name in ("layers", "d_model")]
+        shape = f"{sizes[0]:g} x {sizes[1]:g}, {words.large(plan.get('parameters'))}"
         where = f"{words.plain(plan.get('hardware'))} x {words.count(plan.get('chips'))}"
         gain = words.percent(against.get("gain")) if against else ""
         value = words.large(plan.get(objective), unit)

@@ -91,8 +91,7 @@ def certain(document: Mapping[str, Any]) -> Grid:
     for row in map(words.mapped, words.listed(held.get("plans"))):
         plan = words.mapped(named.get(words.count(row.get("rank"))))
         chances = (words.percent(row.get(part), places=0) for part in ("best", "first"))
-        ends = (words.digits(end) if (end := words.figure(row.get(side))) is not None else words.NOT_KNOWN
-                for side in ("low", "high"))  # fmt: skip
+        ends = (_amount(row.get(side), words.plain(held.get("unit"))) for side in ("low", "high"))
         body.append((words.count(row.get("rank")), words.shape(plan.get("model")), place(plan), *chances, *ends))
     many, among = words.count(held.get("samples")), words.count(held.get("pool"))
     first = words.count(held.get("first"))
@@ -105,6 +104,13 @@ def certain(document: Mapping[str, Any]) -> Grid:
     heads = (Column("#"), Column("shape", words=True, width=18), Column("machine", words=True, width=24))
     heads += (Column("best"), Column(f"first {first}"), Column("low"), Column("high"))
     return grid("How sure the order is", heads, body[:SHOWN], notes=notes, empty="no plan was priced again")
+
+
+def _amount(value: Any, unit: str) -> str:
+    """An objective with its unit."""
+    said = {"s": words.seconds, "USD": words.dollars, "B": words.memory, "J": lambda v: words.small(v, "J")}.get(unit)
+    number = words.figure(value)
+    return words.NOT_KNOWN if number is None else said(number) if said else words.digits(number)
 
 
 def measurements(document: Mapping[str, Any]) -> Grid:

@@ -78,18 +78,22 @@ def _held(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return words.mapped(document.get("held_out"))
 
 
+LEFT_OUT = {"chip": "Chips left out", "family": "Families left out", "source": "Publications left out"}
+
+
 def left_out(document: Mapping[str, Any]) -> tuple[Grid, ...]:
-    """The errors of chips, and of families of chips, by constants fitted without any of their rows."""
+    """The errors of chips, of their families and of publications, by constants fitted without any of their rows."""
     held = words.mapped(document.get("left_out"))
     told = []
-    for kind, name in (("chip", "Chips left out"), ("family", "Families left out")):
+    for kind, name in LEFT_OUT.items():
         body = []
         for whose, score in (*words.mapped(held.get(f"by_{kind}")).items(), ("all of them", held.get(kind))):
             score = words.mapped(score)
             errors = (words.percent(score.get("mape")), words.percent(score.get("median_ape")))
             body.append((words.plain(whose), words.count(score.get("rows")), *errors, words.signed(score.get("bias"))))
         heads = (Column(kind, words=True), Column("rows"), Column("mean error"), Column("median"), Column("bias"))
-        note = "priced by constants fitted without it, where its stack ran on another"
+        note = "priced by constants fitted without it, "
+        note += "as `generic` where nobody else ran its stack" if kind == "source" else "where its stack ran on another"
         told.append(grid(name, heads, body, strong=len(body) - 1, notes=(note,)))
     return tuple(told) if held else ()
 

@@ -186,7 +186,6 @@ class Sought:
     digits: tuple[int, ...]
     design: Design
     evaluated: int
-    rejected: Mapping[str, int]
 
 
 def seek(
@@ -222,7 +221,7 @@ def seek(
         return None
     at = int(found.top.indices[0])
     design = replace(design_of(candidate(space, at)), name=base.name)
-    return Sought(float(found.top.values[0, 0]), digits(space, at), design, found.evaluated, found.rejected)
+    return Sought(float(found.top.values[0, 0]), digits(space, at), design, found.evaluated)
 
 
 def nearest(design: Design, offered: Mapping[str, Sequence[float]]) -> tuple[int, ...]:

@@ -59,13 +59,14 @@ def refine(
     task = task_of(space, hardware, law=law, objectives=objectives, limits=limits, expression=expression)
     herd = Herd(task, seed)
     herd.meet(np.asarray(starts, dtype=np.int64).reshape(len(starts), len(space.axes)))
-    for number in range(generations):
+    whole = size(space) <= POPULATION  # everything has been priced
+    for number in range(0 if whole else generations):
         herd.breed()
         if progress is not None:
             progress(number + 1, generations)
         if time.perf_counter() - began > seconds:
             break
-    if gradients and time.perf_counter() - began < seconds:
+    if gradients and not whole and time.perf_counter() - began < seconds:
         herd.meet(descend(task, herd.program, herd.digits[:STARTS]))
     herd.walk()
     return herd.result(keep, began)

@@ -140,8 +140,9 @@ def _run(job: _Job, *, workers: int, keep: int, progress) -> _Tally:
         take(next(waiting))  # compiles, once, before there are threads
     workers = max(workers, len(devices))
     with ThreadPoolExecutor(workers, thread_name_prefix="sweep") as pool:
-        running = [pool.submit(work, devices[number % len(devices)]) for number in range(workers)]
+        running = [pool.submit(work, devices[number % len(devices)]) for number in range(1, workers)]
         try:
+            work(devices[0])  # this thread too: every thread more holds memory of its own
             for one in running:
                 one.result()
         finally:

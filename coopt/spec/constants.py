@@ -46,7 +46,7 @@ def applied(hardware: Hardware, family: Mapping[str, Leaf], stack: Mapping[str, 
     0.36
     """
     wide, eight, four = family["matmul_16"], family["matmul_8"], family["matmul_4"]
-    attention = minimum(family["attention"] * stack["attention"], FASTEST)
+    attention = minimum(family["attention"] * stack["attention"] * hardware.ported, FASTEST)
     tiers = tuple(
         replace(tier, efficiency=family["scale_up" if position == 0 else "scale_out"])
         for position, tier in enumerate(hardware.tiers)

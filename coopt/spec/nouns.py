@@ -241,8 +241,8 @@ class Hardware:
     stream: Leaf = 0.8  # share of the memory bandwidth
     kernel: Leaf = 5e-6  # s a launch costs on the device
     tiers: tuple[Tier, ...] = ()  # between chips, nearest first
-    # the software stack's constants
-    dispatch: Leaf = 0.0  # s of host time a launch; exposed where kernels are shorter
+    dispatch: Leaf = 0.0  # s of host time a launch; the stack's constants begin here
+    ported: Leaf = 1.0  # rate of its fused attention, if written for an older chip, over kernels written for this one
     passes: Leaf = 1.0  # bytes that pointwise kernels move, over those of perfectly fused ones
     passes_back: Leaf = 1.0  # times as many in a backward pass, where compilers fuse less
     hide_tensor: Leaf = 0.0  # share of tensor, context and expert collectives that compute may hide
@@ -252,7 +252,6 @@ class Hardware:
     jitter: Leaf = 0.004  # relative spread of a chip's step; the job waits for the slowest
     margin: Leaf = 1.0  # allocated over counted memory
     reserved: Leaf = 0.0  # B a chip kept by runtime and communication
-    # power, money, dates, failures
     watts_idle: Leaf = NAN  # W a chip, chip alone
     watts: Leaf = NAN  # W a chip at full load, chip alone
     watts_all_in: Leaf = NAN  # W a chip of IT power: host, network and chip

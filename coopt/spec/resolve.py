@@ -67,10 +67,11 @@ def resolve(
     constants, shares = files.stack.fields.fitted, stack_constants(files)
     stack_said = _kinds(files.stack, "fitted") + _unsaid(files.stack, shares)
     system = files.system or files.chip
+    family = files.chip.fields.family or ""
     bare = nouns.Hardware(
         name=system.name,
         chip=files.chip.name,
-        family=files.chip.fields.family or "",
+        family=family,
         stack=files.stack.name,
         fidelity=fidelity,
         assumed=tuple(
@@ -81,6 +82,7 @@ def resolve(
         **rates,
         **{key: q.value for key in _STACK_LEAVES if (q := getattr(constants, key)) is not None},
         **economy,
+        ported=_value(files.stack.fields.ported.get(family), 1.0),
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
     # A chip that was calibrated with a stack says itself what pointwise kernels move.

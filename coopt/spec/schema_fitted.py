@@ -128,4 +128,5 @@ class Stack(File):
     kind: Literal["stack"]
     later: Name | None = None  # the stack that this name stands for on chips with 8-bit floats
     practice: Practice = Practice()
+    ported: dict[Name, Quantity[Efficiency]] = {}  # noqa: RUF012  # by family: rate of attention kernels older than it
     fitted: StackFitted = StackFitted()

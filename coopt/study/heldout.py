@@ -1,4 +1,4 @@
-"""What no fit has seen: every published row under constants fitted without its fold, its chip and its family.
+"""What no fit has seen: every published row under constants fitted without its fold, chip, family and publication.
 
 Made by scripts/held_out.py, kept in measurements/held_out.csv (a row a row) and held_out.yaml (date, digests, and the
 errors that a prediction on a chip without measurements is told with); read wherever a held-out figure is shown.
@@ -9,21 +9,21 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from coopt.fit import constants, rows, transfer
+from coopt.fit import constants, rows, score, transfer
 from coopt.fit.priors import starts
 from coopt.spec import load, read
-from coopt.spec.constants import FAMILY
+from coopt.spec.constants import FAMILY, STACK
 from coopt.spec.find import shipped
 from coopt.study import tables
 from coopt.study.emit import as_yaml
 
-COLUMNS = ("shipped", "fold", "chip", "family")  # s a step: as priced by what ships; left out by fold, chip, family
+COLUMNS = ("shipped", "fold", "chip", "family", "source")  # s a step: as priced by what ships; left out by the others
 SAME = 1e-3  # relative: a prediction that moved by more is of another version
 
 
@@ -33,12 +33,14 @@ def folder() -> Path:
 
 
 def compute(table: Path, priors: Path) -> dict[str, np.ndarray]:
-    """The columns for every row of a table that can be scored, with their ids; about 25 fits."""
-    found, _ = tables.designs(rows.read(table))
-    found = [(at, one) for at, one in found if np.isfinite(rows.measured_step_time(one.row))]
+    """The columns for every row of a table that can be scored, with their ids; about 35 fits."""
+    found, other = (_measured(table, stack) for stack in (None, tables.GENERIC))
     designs = [one for _, one in found]
     start = starts(designs, priors)
+    shares = load.profile("stack", tables.GENERIC).fields.fitted  # no row runs it: it stays what it is
+    start |= {("stack", tables.GENERIC, which): getattr(shares, which).value for which in STACK}
     task = constants.problem(designs, start)
+    generic = constants.problem([one for _, one in other], start)
     middle, _ = read.read(priors)
     unknown = {name: float(middle["otherwise"][name[2]]) for name in start if name[0] == "family" and name[2] in FAMILY}
     return {
@@ -48,7 +50,14 @@ def compute(table: Path, priors: Path) -> dict[str, np.ndarray]:
         "fold": constants.held_out(task, [constants.fold(one.row) for one in designs]),
         "chip": transfer.left_out(task, designs, "chip"),
         "family": transfer.left_out(task, designs, "family", unknown=unknown),
+        "source": transfer.left_out(task, designs, "source", generic=generic),
     }
+
+
+def _measured(table: Path, stack: str | None) -> list[tuple[int, rows.Design]]:
+    """The rows with a measurement as designs, under their own stacks or one that all are taken for."""
+    found, _ = tables.designs(rows.read(table), stack=stack)
+    return [(at, one) for at, one in found if np.isfinite(rows.measured_step_time(one.row))]
 
 
 def write(table: Path, told: Mapping[str, np.ndarray], *, date: str, version: str) -> None:
@@ -63,7 +72,7 @@ def write(table: Path, told: Mapping[str, np.ndarray], *, date: str, version: st
 
 
 def summary(table: Path, *, date: str, version: str) -> dict[str, Any]:
-    """The errors of held_out.csv, as held_out.yaml has them: by chip, by family, and of chips with a sibling left."""
+    """The errors of held_out.csv, as held_out.yaml has them: by what was left out, and of chips with a sibling left."""
     known = {row["id"]: row for row in rows.read(table)}
     with open(table.with_name("held_out.csv"), newline="", encoding="utf-8") as file:
         held = list(csv.DictReader(file))
@@ -75,27 +84,45 @@ def summary(table: Path, *, date: str, version: str) -> dict[str, Any]:
         "coopt": version,
         "table": table.name,
         "sha256": digest(table),
-        "said": "errors of step times on a chip, or a family of chips, none of whose steps was fitted",
+        "said": "errors of step times on a chip, or of a family or a publication, none of whose steps was fitted",
     }
-    owner = {"chip": lambda row: row["chip"], "family": lambda row: families[row["chip"]]}
+    owner: dict[str, Callable[[Mapping[str, str]], str]] = {
+        "chip": lambda row: row["chip"],
+        "family": lambda row: families[row["chip"]],
+        "source": score.publication,
+    }
+    document["holds"] = {}
     for kind, of in owner.items():
         times = np.array([rows.number(row, kind) for row in held])
-        document[kind] = _rounded(transfer.summary(kept, times, measured))
-        each = document[f"by_{kind}"] = {}
-        for whose in dict.fromkeys(map(of, kept)):
-            at = [i for i, row in enumerate(kept) if of(row) == whose and np.isfinite(times[i])]
-            if at:
-                each[whose] = _rounded(transfer.summary([kept[i] for i in at], times[at], measured[at]))
+        found = [i for i, time in enumerate(times) if np.isfinite(time)]
+        document[kind] = _errors(found, kept, times, measured)
+        document[f"by_{kind}"] = {
+            whose: _errors([i for i in found if of(kept[i]) == whose], kept, times, measured)
+            for whose in dict.fromkeys(of(kept[i]) for i in found)
+        }
+        document["holds"][kind] = _holds(found, kept, times, measured, of)
+    # One campaign has most of the rows: publications have one vote each.
+    document["source"]["macro_mape"] = round(float(np.mean([one["mape"] for one in document["by_source"].values()])), 4)
     # A new chip of a measured family is like a chip left out whose family kept another, not like all chips left out.
     relatives = [{row["chip"] for row in kept if families[row["chip"]] == families[one["chip"]]} for one in kept]
-    at = [i for i, chips in enumerate(relatives) if len(chips) > 1]
-    times = np.array([rows.number(held[i], "chip") for i in at])
-    document["sibling"] = _rounded(transfer.summary([kept[i] for i in at], times, measured[at]))
+    times = np.array([rows.number(row, "chip") for row in held])
+    found = [i for i, chips in enumerate(relatives) if len(chips) > 1 and np.isfinite(times[i])]
+    document["sibling"] = _errors(found, kept, times, measured)
+    document["holds"]["sibling"] = _holds(found, kept, times, measured, owner["chip"])
     return document
 
 
-def _rounded(errors: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: round(value, 4) for key, value in errors.items() if value is not None}
+def _errors(at: Sequence[int], kept: Sequence[Mapping[str, str]], times: np.ndarray, measured: np.ndarray):
+    told = transfer.summary([kept[i] for i in at], times[at], measured[at])
+    return {key: round(value, 4) for key, value in told.items() if value is not None}
+
+
+def _holds(
+    at: Sequence[int], kept: Sequence[Mapping[str, str]], times: np.ndarray, measured: np.ndarray,
+    of: Callable[[Mapping[str, str]], str],
+) -> float:  # fmt: skip
+    some = [kept[i] for i in at]
+    return round(transfer.holds(some, np.abs(np.log(times[at] / measured[at])), [of(row) for row in some]), 4)
 
 
 def digest(path: Path) -> str:

@@ -33,6 +33,7 @@ from coopt.study.spaces import Family
 from coopt.study.used import Order, Used, chip, draws, used
 from coopt.tree import replace
 
+SEEDS = 2  # searches of a chip that is free
 SLACK = 1e-9  # of the loss: the published model itself is no worse than itself
 BASELINES = {
     "published": "the published shape on its best layout, on the first machine",
@@ -124,17 +125,21 @@ class _Seeker:
         self.evaluated.append(found.result.evaluated if found else 0)
         return found
 
-    def anywhere(
-        self, family: Family, done: tuple[float, float] | None = None, *, starts: Iterable[Used | None] = ()
-    ) -> Used | None:
-        """The best of a family on the machine that is best for it: listed, bought, or still free."""
+    def free(self, family: Family, done: tuple[float, float] | None, *, starts: Iterable[Used | None]) -> Used | None:
+        """The best of a family on a chip that is free, no worse than on the designs of `starts`; None without one."""
+        work = self.study.chip and self.work(family, self.study.chip.chips, done)
+        if not (self.order and work):
+            return None
+        begun = [one.design for one in starts if one and one.design is not None]
+        seeds = [int(self.study.seed) + 100 * number for number in range(SEEDS)]  # as many for turns as for all at once
+        made = [one for seed in seeds if (one := chip(self.order, [work], [1.0], starts=begun, seed=seed))]
+        self.evaluated.extend(one.evaluated for one in made)
+        return min((one.uses[0] for one in made), key=_value, default=None)
+
+    def anywhere(self, family: Family, done: tuple[float, float]) -> Used | None:
+        """A shape and its work on the machine that is best for it: listed, bought, or still free."""
         found = [self.on(place, family, done) for place in self.places]
-        if self.order and self.study.chip and (work := self.work(family, self.study.chip.chips, done)):
-            begun = [one.design for one in (*found, *starts) if one and one.design is not None]
-            made = chip(self.order, [work], [1.0], starts=begun, seed=int(self.study.seed))
-            self.evaluated.append(made.evaluated if made else 0)
-            found.append(made and made.uses[0])
-        return min(found, key=_value)
+        return min((*found, self.free(family, done, starts=found)), key=_value)
 
     def shaped(self, found: Used | None) -> Used | None:
         """The best shape, tokens and batch for the machine of what was found."""
@@ -152,8 +157,8 @@ class _Seeker:
     def ways(self) -> tuple[dict[str, Used | None], Used | None]:
         """Every way of taking turns, and the best of all there is: never worse than any of them."""
         alone, done = self.known
-        first = self.on(self.places[0], self.family)
-        moved, second = self.anywhere(alone, done), self.elsewhere(first)
+        shaped = [self.on(place, self.family) for place in self.places]
+        moved, second = self.anywhere(alone, done), self.elsewhere(shaped[0])
         ways = {
             "published": self.on(self.places[0], alone, done),
             "moved": moved,
@@ -161,9 +166,8 @@ class _Seeker:
             "shape-first": second,
             "two-rounds": self.elsewhere(self.shaped(second)),
         }
-        together = self.anywhere(self.family, starts=ways.values())
-        best = min((together, first, *ways.values()), key=_value)
-        return ways, best
+        ends = [*shaped, *ways.values()]
+        return ways, min((self.free(self.family, None, starts=ends), *ends), key=_value)
 
     def _chips(self, found: Used) -> tuple[float, ...]:
         if found.design is not None and self.study.chip:

@@ -2,7 +2,7 @@
 
 A line ends in its own SHA-256, over the texts of its other columns; `digests.txt` lists every file with its own.
 A file that git tracks is frozen; the ones of the day may be written again until then: the cost model's, and beside it
-`DATE-cycles.csv`, steps timed by a compiler.
+`DATE-MACHINE.csv`, steps timed by a compiler.
 """
 
 from __future__ import annotations

@@ -68,13 +68,19 @@ def figures(document: Mapping[str, Any]) -> list[Figure]:
         Figure("chips left out, a sibling kept: MAPE", _at("left_out", "sibling", "mape"),
                _at("left_out", "sibling", "rows"), None),
         Figure("families left out: MAPE", _at("left_out", "family", "mape"), _at("left_out", "family", "rows"), None),
+        Figure("publications left out: mean of MAPEs", _at("left_out", "source", "macro_mape"),
+               _at("left_out", "source", "rows"), None),
+        Figure("90% interval holds, chips left out", _at("left_out", "holds", "sibling"),
+               _at("left_out", "sibling", "rows"), (0.85, 0.95)),
+        Figure("90% interval holds, families left out", _at("left_out", "holds", "family"),
+               _at("left_out", "family", "rows"), (0.85, 0.95)),
         Figure("90% interval holds", _at("coverage", "share"), _at("coverage", "rows"), (0.85, 0.95)),
     ]  # fmt: skip
     return told
 
 
 # What is held out anyway, or was never fitted: one column says it all.
-_ALONE = ("rows refused", "memory", "chips left out", "families left out", "90% interval")
+_ALONE = ("rows refused", "memory", "chips left out", "families left out", "publications left out", "90% interval")
 # Sets that are small by nature: the target is for all of them, however few.
 _WHOLE = ("Korthikanti", "macro", "memory")
 

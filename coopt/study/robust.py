@@ -1,7 +1,8 @@
 """How sure an order is: plans priced again under constants drawn from the intervals that their files give.
 
-Constants belong to chip families and software stacks; a draw moves each of them once, for all plans and machines that
-share it, so that what plans have in common cancels. Nothing else is drawn: prices, links and peaks are as published.
+Constants belong to chip families and software stacks, those of the loss to its law; a draw moves each of them once, for
+all plans and machines that share it, so that what plans have in common cancels. Nothing else is drawn: prices, links
+and peaks are as published.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from coopt.cost.quality import Z90
+from coopt.cost.quality import Z90, counted_parameters
 from coopt.problems import Refused
+from coopt.search.price import quality
 from coopt.search.space import Candidate, put
 from coopt.spec import load, process
 from coopt.spec.constants import FAMILY, STACK
-from coopt.spec.nouns import Hardware
+from coopt.spec.nouns import Hardware, Law
 from coopt.spec.silicon import Process
-from coopt.study.objectives import expression, machine_of
+from coopt.study.objectives import expression, machine_of, unit
 from coopt.tree import replace
 
 SAMPLES = 400
 POOL = 48  # plans that compete for the first places; more would change no listed probability by a percent
 UNKNOWN = 0.2  # standard deviation of the log of a constant that has no interval: about what fitted ones have
 FIRST = 5
+EQUAL = 1e-12  # relative: a limit that the first plan just keeps to is kept in every draw
 
-Key = tuple[str, str, str]  # ("family" | "chip" | "stack", whose, constant)
+Key = tuple[str, str, str]  # ("family" | "chip" | "stack" | "law", whose, constant)
 
 
 def spreads(hardware: Hardware, *, path: Any = None) -> dict[str, tuple[Key, float, bool]]:
@@ -97,14 +100,49 @@ def drawn(hardware: Hardware, *, samples: int, seed: int, path: Any = None) -> H
     )
 
 
+def drawn_law(plans: Sequence[Candidate], *, samples: int, seed: int) -> Law:
+    """The law of some plans under draws of its constants by the standard errors of its file, as `loss` reads them.
+
+    E of a dense law moves by its error, a term by its exponent's, about the middle of the fitted range: its constant
+    moves with the exponent. Of a sparse law the file has how far shapes lie from it: each shape moves by itself.
+    """
+    law = plans[0].law
+    assert law is not None, "plans have a law where a loss is asked for"
+    e, a, alpha, b, beta = np.nan_to_num([float(one) for one in law.errors])
+
+    def z(name: str) -> np.ndarray:
+        return _normal(("law", law.name, name), seed, samples)
+
+    if law.form == "sparse":
+        shapes = [f"{float(counted_parameters(one.model)):.9g} {float(one.workload.tokens):.9g}" for one in plans]
+        more_n, more_d = a * z("A") / max(float(law.A), 1e-9), b * z("B") / max(float(law.B), 1e-9)
+        return replace(law, E=law.E + e * np.stack([z(one) for one in shapes]), A=law.A * (1.0 + more_n),
+                       B=law.B * (1.0 + more_d),
+                       sparsity=(law.sparsity[0] * (1.0 + more_n), *law.sparsity[1:]))  # fmt: skip
+    to_n, to_d = alpha * z("alpha"), beta * z("beta")
+    return replace(law, E=law.E + e * z("E"), alpha=law.alpha + to_n, A=law.A * np.exp(to_n * _middle(law.parameters)),
+                   beta=law.beta + to_d, B=law.B * np.exp(to_d * _middle(law.tokens)))  # fmt: skip
+
+
+def _middle(ends: tuple[Any, Any]) -> float:
+    """The logarithm of the middle of a range; 0 where it has no end."""
+    middle = 0.5 * (math.log(max(float(ends[0]), 1.0)) + math.log(float(ends[1])))
+    return middle if math.isfinite(middle) else 0.0
+
+
 def _normal(key: Key, seed: int, samples: int) -> np.ndarray:
     return np.random.default_rng([seed, zlib.crc32("/".join(key).encode())]).standard_normal(samples)
 
 
 def processes(made_with: Process, *, samples: int, seed: int, path: Any = None) -> Process:
-    """A process under `samples` draws of every number that its file gives an interval; shares stay below 1."""
+    """A process under `samples` draws of every number that its file gives an interval; shares stay below 1.
+
+    Capacities are left alone, as those of profiles are: a plan that just fits is not held to fail in half of the draws.
+    """
     leaves = {}
     for place, (value, low, high) in process.intervals(made_with.name, path=path).items():
+        if place.endswith((".usable", ".capacity")):
+            continue
         sigma = math.log(high / low) / (2.0 * Z90) if low > 0.0 else UNKNOWN
         draws = value * np.exp(sigma * _normal(("process", made_with.name, place), seed, samples))
         leaves[place] = np.minimum(draws, 1.0) if high <= 1.0 and not place.endswith("defects") else draws
@@ -115,7 +153,7 @@ def priced(
     plans: Sequence[Candidate],
     objective: str,
     *,
-    limits: Mapping[str, float] | None = None,
+    limits: Mapping[str, Any] | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
     path: Any = None,
@@ -124,9 +162,14 @@ def priced(
     """The objective of every plan in every draw, `(plans, samples)`; infinite where it does not fit or breaks a limit.
 
     Plans of one structure on one machine are one call of the expression, plans along one axis and draws along another.
-    `under` is the machine of all plans, drawn already.
+    `under` is the machine of all plans, drawn already. A limit on the loss moves with the loss of the first plan: plans
+    are held to the quality of the first.
     """
-    limits = dict(limits or {})
+    limits, first = {**(limits or {})}, plans[0]
+    asked = first.law is not None and (objective == "loss" or "loss" in limits)
+    if asked and "loss" in limits:
+        moved = quality(replace(first, law=drawn_law([first], samples=samples, seed=seed))) - quality(first)
+        limits["loss"] = limits["loss"] + np.reshape(moved, -1)
     groups: dict[Any, list[int]] = {}
     for position, plan in enumerate(plans):
         machine = machine_of(plan)
@@ -137,12 +180,14 @@ def priced(
         one = [replace(plans[position], hardware=None) for position in positions]
         many = jax.tree.map(lambda *leaves: np.asarray(leaves, float)[:, None], *one)
         here = under or drawn(machine_of(plans[positions[0]]), samples=samples, seed=seed, path=path)
+        if asked:
+            many = replace(many, law=drawn_law(one, samples=samples, seed=seed))
         with np.errstate(all="ignore"):
             score = expression(replace(many, hardware=here), (objective, *limits))
             value, *bounded = score.objectives
             fits = np.asarray(score.verdict) < 0.5
             for known, bound in zip(bounded, limits.values(), strict=True):
-                fits = fits & (known <= bound)
+                fits = fits & (known <= bound * (1.0 + EQUAL))
             found[positions] = np.where(fits & np.isfinite(value), value, np.inf)
     return found
 
@@ -203,6 +248,7 @@ def document(
         "samples": values.shape[1],
         "seed": seed,
         "pool": len(pool),
+        "unit": unit(objective),
         "first": FIRST,
         "unknown_sigma": UNKNOWN,
         "without_interval": loose,

@@ -12,7 +12,7 @@ import numpy as np
 
 from coopt.cost import estimate
 from coopt.cost.explain import plain
-from coopt.fit import rows, score
+from coopt.fit import rows, runs, score
 from coopt.ops import count
 from coopt.problems import Problem, Refused
 from coopt.spec import load
@@ -21,6 +21,11 @@ from coopt.tree import replace
 
 COLUMNS = ("id", "predicted_step_time", "predicted_tokens_per_second_per_chip", "predicted_memory", "fidelity", "note")
 EIGHT = TYPES.index("fp8")
+# A described stack says what it fuses. Of others the number format tells their years: mixed precision in fp16 gave way
+# to bf16 with the A100, and fused attention came in 2022 (Dao et al., arXiv:2205.14135), for chips that have bf16.
+OLD = {"fused_attention": 0, "fused_loss": 0}
+GENERIC = "generic"  # the stack of no particular name
+COMPILED = "maxtext"  # what an undescribed stack on TPUs is taken for: all of them run steps that XLA compiled whole
 SCALEOUT = 1e9 / 8  # Gb/s a chip in B/s
 
 
@@ -53,7 +58,7 @@ def practice(stack: str, path: Any = None) -> tuple[dict[str, Any], str]:
     try:
         found = load.profile("stack", stack, path=path)
     except Refused:
-        found = load.profile("stack", "generic", path=path)
+        found = load.profile("stack", GENERIC, path=path)
     return {**found.data.get("practice", {}), "later": found.data.get("later")}, found.name
 
 
@@ -67,19 +72,24 @@ def designs(table: Sequence[Mapping[str, str]], *, stack: str | None = None, pat
         reason = rows.unscorable(row)
         if not reason:
             try:
-                name = stack or rows.stack(row) or "generic"
+                name = stack or rows.stack(row) or GENERIC
                 habits, called = practice(name, path)
                 if habits.get("later") and _machine(row["chip"].strip(), called, path).peak[EIGHT]:
                     habits, called = practice(habits["later"], path)
+                elif called == GENERIC and row["chip"].strip().startswith("tpu"):
+                    habits, called = practice(COMPILED, path)
                 machine, said = hardware(row, called, path, on=on)
-                cut, notes = rows.layout(row, habits)
+                if called == GENERIC and row.get("precision") == "fp16":
+                    habits = habits | OLD
+                    said += ("attention and loss assumed not fused: fp16 is of the years before",)
+                cut, notes = runs.layout(row, habits)
                 if called != name:
                     notes = (f"stack {name} read as {called}", *notes)
                 one = rows.Design(
                     row=row,
-                    model=rows.model(row, habits),
+                    model=runs.model(row, habits),
                     layout=cut,
-                    workload=rows.workload(row),
+                    workload=runs.workload(row),
                     hardware=machine,
                     notes=(*notes, *said),
                 )
@@ -141,7 +151,7 @@ def scored(kept: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: n
     weight = score.weights(kept)
     overall = score.errors(predicted, measured, weight)
     means = score.macro(kept, predicted, measured)
-    single = [i for i, row in enumerate(kept) if row.get("source", "").startswith("vTrain")]
+    single = [i for i, row in enumerate(kept) if row.get("source", "").startswith(score.CAMPAIGN)]
     slices = {name: [i for i, row in enumerate(kept) if member(row)] for name, member in score.SLICES.items()}
     return {
         "scored": len(kept),
@@ -151,7 +161,11 @@ def scored(kept: Sequence[Mapping[str, str]], predicted: np.ndarray, measured: n
         "by_hardware": score.by(lambda row: row["chip"], kept, predicted, measured),
         "by_source": score.by(lambda row: row.get("source", ""), kept, predicted, measured),
         "by_cell": score.by(score.cell, kept, predicted, measured),
-        "by_slice": {name: score.errors(predicted[at], measured[at], weight[at]) for name, at in slices.items()},
+        "by_slice": {
+            name: score.errors(predicted[at], measured[at], weight[at])
+            | {"floor": score.floor([kept[i] for i in at], measured[at])}
+            for name, at in slices.items()
+        },
         "ranking": score.ranking(kept, predicted, measured),
         "vtrain": {
             **score.errors(predicted[single], measured[single], weight[single]),

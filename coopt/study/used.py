@@ -25,7 +25,8 @@ from coopt.tree import replace
 
 ROUNDS = 4  # times that a chip is sought again from where its exact best uses lead
 SAME = 1e-9  # relative: less than this is no improvement
-AGAIN = GENERATIONS // 4  # generations of a search that begins at a good end
+EFFORT = 3 * GENERATIONS  # generations: seeds ended 5 % apart after a third of them, 4 % after all; after ten times as many at one point
+AGAIN = GENERATIONS // 2  # of a search that begins at a good end
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def chip(
     priced = Priced(order.process, order.limits, expression, tuple(weights))
     known = [(design, found) for design in starts if (found := uses(order, works, design))]
     best, evaluated, settled = None, 0, False
-    effort = generations or GENERATIONS
+    effort = generations or EFFORT
     for turn in range(ROUNDS):
         sought = seek(order.base, order.offered, works, priced, order.objective, seed=seed + turn,
                       starts=[(design, [one.index for one in found]) for design, found in known],

@@ -18,8 +18,8 @@ def validate(file: str, *, stack: str | None = None, path: Any = None) -> dict[s
     """The predictions of a table scored against its measurements; see `coopt.fit.score` for each figure.
 
     For the table that ships, `held_out` scores the same rows by constants fitted without their fold, and `left_out`
-    by constants fitted without their chip, or its whole family: see `coopt.study.heldout`. `reach` lists every
-    figure of the project's table with its target.
+    by constants fitted without their chip, its whole family, or their publication: see `coopt.study.heldout`. `reach`
+    lists every figure of the project's table with its target.
     """
     table = rows.read(file)
     found, skipped = tables.designs(table, stack=stack, path=path)
@@ -48,7 +48,7 @@ def validate(file: str, *, stack: str | None = None, path: Any = None) -> dict[s
             "date": str(heldout.known()["date"]),
             "sibling": heldout.known()["sibling"],
             **{kind: transfer.summary(kept, held[kind], measured) for kind in ("chip", "family")},
-            **{f"by_{kind}": heldout.known()[f"by_{kind}"] for kind in ("chip", "family")},
+            **{key: heldout.known()[key] for key in ("source", "holds", "by_chip", "by_family", "by_source")},
         }
     told["coverage"] = _coverage(kept, held.get("fold", times), measured, sigma)
     return told | {"reach": reach(told)}

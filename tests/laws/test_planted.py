@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
+import jax
 import numpy as np
 import pytest
 
 from coopt.search import bound
-from coopt.search.price import Score
+from coopt.search.layouts import layout_space
+from coopt.search.price import Score, price
 from coopt.search.recorded import task_of
 from coopt.search.refine import refine
 from coopt.search.space import Axis, Candidate, Space, all_digits, axis, digits, flat, index, product, size
 from coopt.search.sweep import sweep
-from coopt.spec.nouns import Hardware
+from coopt.spec import load
+from coopt.spec.nouns import Hardware, LayerKind, Model, training
+from coopt.tree import replace
 from coopt.xp import ceil, log, logical_and, maximum, sqrt, where
 
 SIZES = (13, 11, 9, 8)  # 10,296 candidates: more than are priced at random to begin with
@@ -72,6 +78,60 @@ def test_all_searches_find_the_planted_optimum(seed):
     assert proof.digits == best and proof.gap == 0.0
     assert proof.value == swept.top.values[0, 0] == evolved.top.values[0, 0]
     assert proof.bounded + proof.priced < size(space)
+
+
+def mixture() -> tuple[Space, dict]:
+    """Layouts of a mixture of experts with its experts spread, on 16 chips in nodes of 8."""
+    kind = LayerKind(count=8.0, heads=8.0, kv_heads=4.0, head_dim=64.0, feedforward="moe", experts=8.0, top_k=2.0,
+                     d_expert=1024.0, shared=1.0, d_shared=512.0)  # fmt: skip
+    few = {"vpp": (1, 2), "micro_batch": (1, 2), "cp": (1,), "order": (0,), "offload": (0.0,), "recompute": (0, 2)}
+    model = Model(name="moe", d_model=512.0, vocab=32000.0, kinds=(kind,))
+    space = layout_space(model, training(1024.0, 64.0), chips=16, choices=few)
+    machine = load.resolve("dgx-h100", chips=16)
+    return Space(axes=space.axes, base=replace(space.base, hardware=machine)), {"objectives": ("step_time",)}
+
+
+def machines() -> tuple[Space, dict]:
+    """Shapes and layouts on two published machines at once, by dollars a token, under a limit on memory."""
+    kind = LayerKind(count=12.0, heads=8.0, kv_heads=8.0, head_dim=64.0, d_ff=2048.0)
+    few = {"vpp": (1,), "micro_batch": (1, 4), "order": (0,), "offload": (0.0,), "cp": (1,), "zero": (0, 1, 3)}
+    model = Model(name="m", d_model=512.0, vocab=32000.0, kinds=(kind,))
+    space = layout_space(model, training(1024.0, 64.0), chips=16, choices=few)
+    several = [load.resolve(name, chips=16) for name in ("dgx-a100", "dgx-h100")]
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(several[0])]
+    rows = list(zip(*(jax.tree.leaves(one) for one in several), strict=True))
+    differ = [
+        (path, row) for path, row in zip(paths, rows, strict=True) if row[0] != row[1] and not np.isnan(row).any()
+    ]
+    fields = ["hardware" + re.sub(r"\[(\d+)\]", r".\1", path) for path, _ in differ]
+    machine = axis("machine", fields, list(zip(*(row for _, row in differ), strict=True)))
+    widths = axis("d_ff", "model.kinds.0.d_ff", [1536, 2048, 3072])
+    base = replace(space.base, hardware=several[0])
+    told = {"objectives": ("dollars_per_token",), "limits": {"memory_share": 0.01}}
+    return product((machine, widths, *space.axes), base), told
+
+
+@pytest.mark.parametrize("which", [mixture, machines], ids=lambda one: one.__name__)
+def test_all_searches_agree_on_the_cost_model(which):
+    """Brute force, sweep, bound and prune, evolution and gradients on real spaces: experts, two tiers, machines."""
+    space, told = which()
+    (name,) = told["objectives"]
+    limits = told.get("limits", {})
+    with np.errstate(all="ignore"):
+        score = price(flat(space, all_digits(space, np.arange(size(space)))), (name, *limits))
+    value, *bounded = (np.broadcast_to(one, size(space)) for one in score.objectives)
+    fits = np.broadcast_to(score.verdict, size(space)) < 0.5
+    for one, most in zip(bounded, limits.values(), strict=True):
+        fits = fits & (one <= most)
+    value = np.where(fits & np.isfinite(value), value, np.inf)
+    assert 100 < np.isfinite(value).sum() <= size(space) <= 200_000 and (not limits or np.isinf(value).any())
+    swept = sweep(space, keep=1, pareto=False, **told)
+    evolved = refine(space, generations=20, gradients=False, seed=1, **told)
+    pulled = refine(space, generations=2, seed=1, **told)
+    proof = bound.search(task_of(space, expression=price, **told), np.zeros((1, len(space.axes)), dtype=int))
+    winners = [int(one.top.indices[0]) for one in (swept, evolved, pulled)] + [index(space, proof.digits)]
+    np.testing.assert_allclose(value[winners], value.min(), rtol=1e-12)
+    assert winners[0] == np.flatnonzero(value <= value.min() * (1 + 1e-12))[0] and proof.gap == 0.0
 
 
 def poisoned(candidate: Candidate, names: tuple[str, ...]) -> Score:

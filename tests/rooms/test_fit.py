@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coopt.fit import own, rows
+from coopt.fit import constants, own, rows
+from coopt.fit.priors import starts
 from coopt.problems import Refused
 from coopt.spec import load, profiles
+from coopt.spec.constants import STACK
 from coopt.study import own as private
 from coopt.study import published, tables
 from coopt.study.evidence import measurements
@@ -183,3 +185,57 @@ def test_published_steps_become_profiles_that_load(steps, tmp_path):
     measured = np.array([rows.measured_step_time(one.row) for _, one in found])
     assert np.abs(times / measured - 1.0).mean() == pytest.approx(told["after"]["mape"], abs=0.01)
     assert machine.sigma > 0 and "few.csv" in load.profile("family", told["files"][0]).data["sources"]["fit"]["title"]
+
+
+# ---------------------------------------------------------------- what stacks share, and what a fit follows
+
+
+@pytest.fixture(scope="module")
+def two_stacks():
+    """A problem of dense steps on H100 under two stacks, with the stack of no particular name beside them."""
+    table = [row for row in rows.read(measurements()) if row["scorable"] == "yes" and row["chip"] == "h100-sxm"]
+    dense = [row for row in table if not row["experts"] and not row["notes"].startswith("MaxText")]
+    kept = [row for name in ("nemo", "llm-foundry") for row in [r for r in dense if r["stack"] == name][::8]]
+    designs = [one for _, one in tables.designs(kept)[0]]
+    start = starts(designs, measurements().parent / "priors.yaml")
+    generic = {("stack", "generic", which): start["stack", "nemo", which] for which in STACK}
+    return constants.problem(designs, start | generic)
+
+
+def test_slopes_are_those_of_each_constant_alone(two_stacks):
+    """Constants of a kind are moved together and read apart, because a row has one family and one stack."""
+    told = constants.slopes(two_stacks, two_stacks.start)
+    assert not told[:, [name[1] == "generic" for name in two_stacks.names]].any()
+    for at in range(len(two_stacks.names)):
+        moved = [two_stacks.start * np.exp(side * 0.01 * (np.arange(len(told[0])) == at)) for side in (1, -1)]
+        by_hand = np.log(two_stacks.step_time(moved[0]) / two_stacks.step_time(moved[1])) / 0.02
+        assert told[:, at] == pytest.approx(by_hand, abs=0.02)
+
+
+def test_constants_that_are_held_or_unused_stay_where_they_were(two_stacks):
+    """Only `free` ones move; a stack that no row runs keeps its prior, with the prior's spread as its error."""
+    free = np.array([name[2] == "passes" for name in two_stacks.names])
+    values, errors = constants.solve(two_stacks, free=free)
+    moved = values != two_stacks.start
+    lone = np.array([name[1] == "generic" for name in two_stacks.names])
+    assert moved[free & ~lone].all() and not moved[~free | lone].any()
+    assert errors[free & lone] == pytest.approx(constants.SPREAD["passes"] / constants.PULL, rel=1e-6)
+
+
+def test_kernels_older_than_the_chip_are_slower_on_it():
+    """FlashAttention-2 on Hopper reaches half of what kernels for Hopper do, and all of it on Ampere."""
+    hopper, ampere = (load.resolve(name, chips=8, stack="llm-foundry") for name in ("dgx-h100", "dgx-a100"))
+    assert (hopper.ported, ampere.ported) == (0.5, 1.0)
+    native = load.resolve("dgx-h100", chips=8, stack="llm-foundry", overrides={"ported.hopper": 1.0})
+    assert hopper.attention == pytest.approx(0.5 * native.attention)
+    assert hopper.attention_backward == pytest.approx(0.5 * native.attention_backward)
+
+
+def test_what_nobody_describes_is_read_by_its_years_and_its_chip(steps):
+    """An undescribed stack in fp16 fuses no attention; on a TPU it is the one whose steps are compiled whole."""
+    row = {**steps[0], "stack": "somebody's", "precision": "fp16"}
+    found, _ = tables.designs([row, {**row, "precision": "bf16"}, {**row, "chip": "tpu-v5p", "precision": "bf16"}])
+    old, new, tpu = (one for _, one in found)
+    assert (old.layout.fused_attention, new.layout.fused_attention) == (0.0, 1.0)
+    assert any("fp16" in note for note in old.notes) and not any("fp16" in note for note in new.notes)
+    assert (new.hardware.stack, tpu.hardware.stack) == ("generic", "maxtext")

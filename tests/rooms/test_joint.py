@@ -48,7 +48,7 @@ def test_choosing_together_is_never_worse():
 
 def test_nor_with_a_chip_that_is_free(monkeypatch):
     """However short the search is."""
-    monkeypatch.setattr(used, "GENERATIONS", 4)
+    monkeypatch.setattr(used, "EFFORT", 4)
     monkeypatch.setattr(used, "AGAIN", 1)
     monkeypatch.setattr(used, "ROUNDS", 2)
     check(thinned(CHIPS[0]))

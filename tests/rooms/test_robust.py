@@ -1,12 +1,16 @@
 """How sure an order is: draws of the fitted constants, joint over what shares them, and what they do to plans."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 
-from coopt.cost import estimate
+from coopt.cost import estimate, loss
 from coopt.ops import count
+from coopt.search.price import quality
 from coopt.search.space import Candidate
+from coopt.spec.load import law as load_law
 from coopt.spec.load import model, resolve
 from coopt.spec.nouns import Layout, training
 from coopt.study import robust
@@ -66,3 +70,45 @@ def test_what_is_never_beaten_is_sure():
     worse = robust.priced([plans[0]], "step_time") * np.array([[1.0], [1.01]])
     assert robust.robust(worse).best.tolist() == [1.0, 0.0]
     assert any("stack generic: hide" in one for one in document["without_interval"])
+
+
+def shapes(law: str) -> list[Candidate]:
+    """Two shapes and budgets of one law, whose losses are near each other."""
+    base = replace(model("llama3-8b"), d_model=2048.0, vocab=50257.0)
+    kind = replace(base.kinds[0], count=32.0, heads=16.0, kv_heads=16.0, head_dim=128.0, d_ff=5632.0)
+    if law.startswith("moe"):
+        kind = replace(kind, feedforward="moe", experts=64.0, top_k=1.0, d_expert=2048.0, count=8.0)
+        base = replace(base, d_model=512.0)
+    found = []
+    for layers, tokens in ((float(kind.count), 1e11), (float(kind.count) + 2.0, 0.95e11)):
+        shape = replace(base, name=f"m{layers:g}", kinds=(replace(kind, count=layers),))
+        found.append(replace(plan(), model=shape, law=load_law(law), workload=training(4096.0, 512.0, tokens)))
+    return found
+
+
+@pytest.mark.parametrize("law", ["chinchilla-besiroglu", "moe-krajewski"])
+def test_draws_of_a_law_spread_a_loss_as_its_own_interval(law):
+    """5% and 95% of the draws of the law are the interval that `loss` gives, to a tenth of its width."""
+    first = shapes(law)[0]
+    values = robust.priced([first], "loss", samples=4000, seed=2)[0]
+    said = loss(first.law, first.model, first.workload.tokens, 4096.0 * 512.0)
+    width = float(said.high - said.low)
+    assert width > 0 and np.isfinite(values).all()
+    np.testing.assert_allclose(
+        np.quantile(values, (0.05, 0.5, 0.95)), (said.low, said.value, said.high), atol=0.1 * width
+    )
+
+
+@pytest.mark.parametrize("law", ["chinchilla-besiroglu", "moe-krajewski"])
+def test_an_order_by_loss_is_only_as_sure_as_the_law(law):
+    """What plans have in common cancels; a shape that must be as good as the first one is so in some of the draws."""
+    first, other = shapes(law)
+    values = robust.priced([first, other], "loss", samples=2000, seed=3)
+    gap, sigma = np.median(values[1] - values[0]), (values[1] - values[0]).std()
+    assert sigma > 0
+    share = (values[0] < values[1]).mean()
+    assert abs(share - 0.5 * (1.0 + math.erf(gap / sigma / math.sqrt(2.0)))) < 0.05
+    bound = float(quality(first))
+    held = robust.priced([first, other], "step_time", limits={"loss": bound}, samples=2000, seed=3)
+    assert np.isfinite(held[0]).all()  # as good as itself
+    assert np.isinf(held[1]).mean() == pytest.approx((values[1] > values[0]).mean(), abs=1e-9)

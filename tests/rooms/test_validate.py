@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from coopt.fit import constants, rows, transfer
+from coopt.fit import constants, rows, score, transfer
 from coopt.fit.priors import starts
 from coopt.report import table
 from coopt.spec import load
+from coopt.spec.constants import STACK
 from coopt.study import heldout, tables
 from coopt.study.designs import design
 from coopt.study.evidence import card, measurements, sigma
@@ -60,6 +61,37 @@ def test_a_family_left_out_is_not_helped_by_its_kernels(few):
     assert (not_known[family == "blackwell"] > known[family == "blackwell"]).all()
 
 
+def test_a_publication_alone_with_its_stack_is_priced_as_generic(few):
+    """Its own stack where another publication ran it; the stack of no particular name where none did."""
+    designs, task = few
+    table = [one.row for one in designs]
+    other, _ = tables.designs(table, stack="generic")
+    start = dict(zip(task.names, task.start, strict=True))
+    start |= {("stack", "generic", which): start["stack", "nemo", which] for which in STACK}
+    task = constants.problem(designs, start)
+    generic = constants.problem([one for _, one in other], start)
+    told = transfer.left_out(task, designs, "source", generic=generic)
+    nemo = np.array([one.hardware.stack == "nemo" for one in designs])
+    values, _ = constants.solve(task, rows=~nemo)
+    assert told[nemo] == pytest.approx(generic.step_time(values)[nemo], rel=1e-9)
+    assert np.isfinite(told).all() and {score.publication(row) for row in table if row["stack"] == "nemo"} == {
+        "NVIDIA NeMo performance benchmarks"
+    }
+
+
+def test_series_of_sizes_differ_in_size_alone(shipped):
+    """The 34 series that the data's own page counts; pairs of anything else that changed stand beside them."""
+    kind = score.KINDS["sizes"]
+    table = [row for row in rows.read(measurements()) if row["scorable"] == "yes"]
+    series: dict[tuple, set[str]] = {}
+    for row in table:
+        if not row["source"].startswith(score.CAMPAIGN):
+            series.setdefault(tuple(row[key] for key in kind.same), set()).add(row["n_chips"])
+    assert sum(len(sizes) >= kind.least for sizes in series.values()) == 34
+    assert shipped["ratios"]["sizes"]["pairs"] == 112
+    assert shipped["ratios"]["sizes, mixed"]["pairs"] == 136
+
+
 def test_what_is_held_out_is_of_this_table_and_this_model():
     """The digest is the table's, and what ships prices its rows as it did when the rest was held out."""
     known = heldout.known()
@@ -67,7 +99,9 @@ def test_what_is_held_out_is_of_this_table_and_this_model():
     found, _ = tables.designs(rows.read(measurements()))
     times, _, _ = tables.price(found)
     told = heldout.columns(measurements(), [one.row for _, one in found], times)
-    assert set(told) == {"fold", "chip", "family"}, "run scripts/held_out.py: what ships prices these rows otherwise"
+    assert set(told) == {"fold", "chip", "family", "source"}, (
+        "run scripts/held_out.py: what ships prices these rows otherwise"
+    )
     assert heldout.columns(measurements(), [one.row for _, one in found], 1.01 * times) == {}
     again = heldout.summary(measurements(), date=str(known["date"]), version=known["coopt"])
     assert again == known | {"date": str(known["date"])}, "held_out.yaml is not of held_out.csv"
