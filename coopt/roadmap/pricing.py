@@ -14,7 +14,7 @@ from coopt.cost import estimate, loss
 from coopt.ops import count
 from coopt.problems import Problem, Refused
 from coopt.roadmap.options import Option, Pricer, Task
-from coopt.search.layouts import layout_space
+from coopt.search.layouts import SEARCHED, layout_space
 from coopt.search.price import price
 from coopt.search.space import Space, candidate, lattice, settings
 from coopt.spec import load, nouns
@@ -107,6 +107,7 @@ def _fastest(
     choices = {**CHOICES, "precision": precision}
     if any(kind.feedforward == "moe" for kind in work.model.kinds):
         choices["ep"] = EXPERT_WAYS
+    choices = load.practised(choices, stack=stack, searched=SEARCHED, path=path)
     try:
         space = layout_space(work.model, workload, chips=chips, choices=choices)
     except Refused:

@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple] = {
     "fused_attention": (1,),
     "precision": ("bf16",),
 }
+SEARCHED = tuple(field for field, offered in CHOICES.items() if len(offered) > 1)
 TOGETHER = ("vpp", "schedule", "zero", "order")  # mean nothing on one chip
 PARALLEL = ("tp", "cp", "pp", "dp", "fsdp", "ep", "sp")
 KNOWN = (*FIELDS, "batch")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from coopt.problems import Problem, Refused
@@ -13,6 +13,7 @@ from coopt.spec.machine import stack_profile
 from coopt.spec.settings import FIELDS, setting
 from coopt.tree import replace
 
+CUT = ("sp", "fsdp", "vpp")  # left to how the rest is cut; how many chunks a stack cuts depends on the batch as well
 ROUTED = ("transport", "capacity", "imbalance")  # of tokens to experts: nothing to say of a model without any
 
 
@@ -49,8 +50,7 @@ def layout(
     mixed = model is not None and any(kind.feedforward == "moe" for kind in model.kinds)
     practice, said = _practice(stack or (hardware.stack if hardware else "generic"), path)
     for key, (value, who) in practice.items():
-        # how many chunks a stack cuts depends on the batch as well: left to the tables of runs, which know it
-        if key not in fields and key in FIELDS and key not in ("sp", "fsdp", "vpp"):
+        if key not in fields and key in FIELDS and key not in CUT:
             fields[key] = setting(key, value)
             if key not in ROUTED or model is None or mixed:
                 said += (f"{key}={_spelled(value)}: {who}",)
@@ -62,6 +62,30 @@ def layout(
     if mixed and "ep" not in fields:
         said += ("ep=1: not given; every chip of a tensor group holds its share of all experts",)
     return nouns.Layout(**fields), said
+
+
+def practised(
+    choices: Mapping[str, Sequence[Any]], *, stack: str, searched: Collection[str], path: Folders = None
+) -> dict[str, list[Any]]:
+    """The choices of a search with the stack's practice in every field that has none and is not `searched` by itself,
+    and with gradients summed as the stack sums them in every recipe: what is found is priced as `layout` has it.
+
+    >>> practised({"tp": [1, 8]}, stack="maxtext", searched=("zero", "recompute"))["scan"]
+    [1]
+    """
+    practice, _ = _practice(stack, path)
+    own = {key: [value] for key, (value, _) in practice.items() if key in FIELDS and key not in (*searched, *CUT)}
+    found: dict[str, list[Any]] = {**own, **{key: list(offered) for key, offered in choices.items()}}
+    # a name that is none is the search's to refuse, with all else that it refuses
+    known = nouns.PRECISIONS
+    recipes = [
+        known[one] if isinstance(one, str) and one in known else one for one in found.get("precision", ("bf16",))
+    ]
+    return {**found, "precision": [_summed(one, practice) for one in recipes]}
+
+
+def _summed(recipe: Any, practice: Mapping[str, tuple[Any, str]]) -> Any:
+    return _reduced({"precision": recipe}, practice)[0]["precision"] if isinstance(recipe, nouns.Precision) else recipe
 
 
 def padded(model: nouns.Model, tp: float = 1.0, *, stack: str = "generic", path: Folders = None) -> nouns.Model:

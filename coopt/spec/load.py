@@ -10,7 +10,7 @@ from typing import Any
 from coopt.problems import Problem, Refused, near
 from coopt.spec import nouns, read
 from coopt.spec.find import Folders, entries, find, fold, names
-from coopt.spec.layouts import layout, padded
+from coopt.spec.layouts import layout, padded, practised
 from coopt.spec.profiles import Profile, checked, facts, hardware_table, profile
 from coopt.spec.resolve import resolve
 from coopt.spec.schema import Mark
@@ -26,6 +26,7 @@ __all__ = [
     "model",
     "names",
     "padded",
+    "practised",
     "profile",
     "resolve",
 ]

@@ -28,7 +28,7 @@ def adversary(options: Any, *, told: Callable[[str, int, int], None]) -> dict[st
     found = []
     for number, machine in enumerate(known.values()):
         told(f"searching against the model: {machine.name} x {float(machine.chips):g}", number, len(known))
-        within = spaces.space(study, family, chips=float(machine.chips))
+        within = spaces.space(study, family, chips=float(machine.chips), path=options.profile_path)
         for one in worst(within, machine, keep=int(options.top or KEEP), seed=int(study.seed)):
             plan = spaces.chosen(within, one.index, family, machine, None)
             rows = [axis.values[digit] for axis, digit in zip(within.axes, digits(within, one.index), strict=True)]

@@ -13,7 +13,7 @@ from coopt.cost.explain import layout_document, plain
 from coopt.cost.quality import Z90
 from coopt.ops import count
 from coopt.problems import Problem, Refused
-from coopt.search.layouts import layout_space
+from coopt.search.layouts import SEARCHED, layout_space
 from coopt.search.price import price
 from coopt.search.space import Space, candidate, lattice
 from coopt.spec import load
@@ -142,6 +142,7 @@ def fastest(trained: Trained, site: Site, asked: Elsewhere, *, path: Any = None)
     choices = {name: offered if isinstance(offered, list) else [offered] for name, offered in asked.layout.items()}
     if not any(kind.feedforward == "moe" for kind in model.kinds):
         choices.pop("ep", None)
+    choices = load.practised(choices, stack=asked.stack, searched=SEARCHED, path=path)
     hardware = load.resolve(site.hardware, chips=site.chips, stack=asked.stack, path=path)
     work = training(trained.seq_len, trained.global_batch)
     try:

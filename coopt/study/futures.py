@@ -9,8 +9,9 @@ import numpy as np
 from coopt.ops.shapes import layers, parameters
 from coopt.problems import Problem, Refused
 from coopt.search.chips import Work
-from coopt.search.layouts import layout_space
+from coopt.search.layouts import SEARCHED, layout_space
 from coopt.search.space import axis, get
+from coopt.spec import load
 from coopt.spec.nouns import LayerKind, Model, training
 from coopt.tree import replace
 
@@ -68,7 +69,7 @@ def futures(
 
 
 def _future(name, weight, model, seq_len, batch, precision, *, chips, aspect) -> Work:
-    offered = {**LAYOUTS, "precision": precision}
+    offered = load.practised({**LAYOUTS, "precision": precision}, stack="generic", searched=SEARCHED)
     if all(kind.feedforward != "moe" for kind in model.kinds):
         offered.pop("ep")
     some = shapes(model, aspect=aspect)

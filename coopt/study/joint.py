@@ -112,7 +112,7 @@ class _Seeker:
             fixed = study.workload.model_copy(update={"tokens": done[0], "global_batch": done[1]})
             study = study.model_copy(update={"workload": fixed})
         try:
-            space = spaces.space(study, family, chips=chips)
+            space = spaces.space(study, family, chips=chips, path=self.path)
         except Refused:
             return None  # no layout divides up on so many chips
         law = replace(space.base, law=self.law)

@@ -132,7 +132,7 @@ def _rehearse(study: Study, path: Any) -> None:
     for number, machine in enumerate(study.machines):
         chips = known[number].chips if number in known else machine.chips or 1.0
         if family is not None and not problems:
-            attempt(lambda chips=chips: spaces.space(study, family, chips=float(chips)))
+            attempt(lambda chips=chips: spaces.space(study, family, chips=float(chips), path=path))
     far = study.elsewhere
     if far is not None:
         attempt(lambda: elsewhere.sites(far, path=path))
@@ -284,6 +284,7 @@ def _screened(
                 pareto=front,
                 progress=lambda done, total, sentence=sentence: aim.told(sentence, done, total),
                 sweeper=sweeper,
+                path=aim.path,
             )
         )  # fmt: skip
     return found

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,13 +62,14 @@ def screen(
     pareto: bool = True,
     progress: Callable[[int, int], None] | None = None,
     sweeper: Callable[..., Result] | None = None,
+    path: Any = None,
 ) -> Screened:
     """Prices every candidate; keeps enough of the best that `distinct` of them differ by `key`.
 
     A space of more than EXHAUSTIVE candidates is refined and bounded instead, and the answer says what is proved;
     with a `sweeper` (over several processes or machines) all of them are priced.
     """
-    found = space(study, family, chips=float(hardware.chips))
+    found = space(study, family, chips=float(hardware.chips), path=path)
     names = objectives(study, family)
     if size(found) > EXHAUSTIVE and sweeper is None:
         result, proof = beyond(found, hardware, law=law, objectives=names, limits=study.limits, keep=KEEP,

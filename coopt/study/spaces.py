@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coopt.search import describe
+from coopt.search.layouts import SEARCHED
 from coopt.search.space import Candidate, Space, candidate, digits
 from coopt.spec import load, read
 from coopt.spec.find import find
@@ -40,8 +41,8 @@ def family(study: Study, *, path: Any = None) -> Family:
     return Family(None, read.read(file)[0], str(file))
 
 
-def space(study: Study, found: Family, *, chips: float | Sequence[float]) -> Space:
-    """Every candidate of a study on `chips` chips, or on several numbers of them.
+def space(study: Study, found: Family, *, chips: float | Sequence[float], path: Any = None) -> Space:
+    """Every candidate of a study on `chips` chips, or on several numbers of them; the rest is its stack's practice.
 
     Refused with what is wrong with the family or the layout.
     """
@@ -58,7 +59,12 @@ def space(study: Study, found: Family, *, chips: float | Sequence[float]) -> Spa
         "model": found.description.get("model", {}),
         "shape": shape,
         "limits": found.description.get("limits", []),
-        "layout": {name: offered if isinstance(offered, list) else [offered] for name, offered in layout.items()},
+        "layout": load.practised(
+            {name: offered if isinstance(offered, list) else [offered] for name, offered in layout.items()},
+            stack=study.stack,
+            searched=SEARCHED,
+            path=path,
+        ),  # fmt: skip
     }
     work = training(study.workload.seq_len, _first(study.workload.global_batch), _first(study.workload.tokens))
     return describe.space_from(description, chips=numbers, model=found.model, workload=work, file=found.file)

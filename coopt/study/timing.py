@@ -150,6 +150,7 @@ def _of_study(options: Any, here: machines.Here, date: str) -> list[dict[str, An
         spaces.law_of(study, path=path),
         distinct=int(study.measure),
         key=_block_of,
+        path=path,
     )
     plans = (plan for plan, _ in screening.best(found, key=_block_of) if blocks.alone(plan))
     return [blocks.of_plan(plan, study.block) for plan, _ in zip(plans, range(int(study.measure)), strict=False)]
