@@ -12,6 +12,7 @@ import math
 import re
 from fractions import Fraction
 from types import MappingProxyType
+from typing import Any
 
 from coopt.problems import Problem, Refused
 
@@ -147,3 +148,9 @@ def show(value: float, dimension: str, *, digits: int = 4) -> str:
     unit, size = next(((u, s) for u, s in sizes.items() if abs(value) >= s), (units[-1], sizes[units[-1]]))
     written = f"{value / size:.{digits}g}"
     return written if unit == "1" else f"{written} {unit}"
+
+
+def flag(given: Any) -> bool | None:
+    """Yes or no, however it is spelled, or None."""
+    words = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
+    return words.get(str(given).lower()) if isinstance(given, (bool, int, str)) else None

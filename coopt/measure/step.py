@@ -7,7 +7,7 @@ decides, from where weights and activations lie.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -114,19 +114,7 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
     weights = {name: place(state, mesh, own[name]) for name, (_, state) in split.items()}
     for name, (count, _) in zip(names, counts, strict=True):
         weights[name] = jax.tree.map(lambda leaf, n=count: _stacked(leaf, n), weights[name])
-    policy = _policy(layout)
-
-    def loss(weights, tokens):
-        part = lambda name, own: nnx.merge(graphs[name], _cast(own, computed))  # noqa: E731
-        x = part("first", weights["first"])(tokens[:, :-1])
-        for name in names:
-
-            def one(x, layer, name=name):
-                return part(name, layer)(x), None
-
-            body = one if policy is saved.everything_saveable else jax.checkpoint(one, policy=policy, prevent_cse=False)
-            x, _ = jax.lax.scan(body, x, weights[name])
-        return part("last", weights["last"])(x, tokens[:, 1:])
+    loss = _loss(names, graphs, lambda own: _cast(own, computed), _policy(layout))
 
     def function(weights, state, tokens):
         value, gradients = jax.value_and_grad(loss)(weights, tokens)
@@ -137,6 +125,24 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
     where = NamedSharding(mesh, sharding.spec_of(("batch", None), rules))
     tokens = jax.ShapeDtypeStruct((batch, seq_len + 1), jnp.int32, sharding=where)
     return Step(function, (weights, _state(weights, mesh), tokens), counts, mesh.size)
+
+
+def _loss(names: Sequence[str], graphs: Mapping, cast: Callable, policy: Any) -> Callable:
+    """The loss of weights and tokens: embedding, a loop over the layers of each kind, head."""
+    part = lambda name, own: nnx.merge(graphs[name], cast(own))  # noqa: E731
+
+    def loss(weights, tokens):
+        x = part("first", weights["first"])(tokens[:, :-1])
+        for name in names:
+
+            def one(x, layer, name=name):
+                return part(name, layer)(x), None
+
+            body = one if policy is saved.everything_saveable else jax.checkpoint(one, policy=policy, prevent_cse=False)
+            x, _ = jax.lax.scan(body, x, weights[name])
+        return part("last", weights["last"])(x, tokens[:, 1:])
+
+    return loss
 
 
 def _compiled(counts: Sequence[int], least: int) -> tuple[tuple[int, int], ...]:

@@ -71,10 +71,14 @@ def practised(
     and with gradients summed as the stack sums them in every recipe: what is found is priced as `layout` has it.
 
     >>> practised({"tp": [1, 8]}, stack="maxtext", searched=("zero", "recompute"))["scan"]
-    [1]
+    [1.0]
     """
     practice, _ = _practice(stack, path)
-    own = {key: [value] for key, (value, _) in practice.items() if key in FIELDS and key not in (*searched, *CUT)}
+    own = {
+        key: [setting(key, value)]
+        for key, (value, _) in practice.items()
+        if key in FIELDS and key not in (*searched, *CUT)
+    }
     found: dict[str, list[Any]] = {**own, **{key: list(offered) for key, offered in choices.items()}}
     # a name that is none is the search's to refuse, with all else that it refuses
     known = nouns.PRECISIONS

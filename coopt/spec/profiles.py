@@ -18,7 +18,7 @@ from coopt.spec import read, schema_fitted, schema_hardware, schema_models, sche
 from coopt.spec.find import Folders, entries, find
 from coopt.spec.read import Place
 from coopt.spec.schema import Mark, validate
-from coopt.spec.settings import flag
+from coopt.units import flag
 
 SCHEMAS: Mapping[str, type[pydantic.BaseModel]] = MappingProxyType(
     {

@@ -17,7 +17,7 @@ import pydantic
 from coopt.problems import Problem, ascii_safe, near, shown
 from coopt.spec.read import Place
 from coopt.spec.schema_types import Quantity, Scalar
-from coopt.spec.settings import flag
+from coopt.units import flag
 
 
 @dataclasses.dataclass(frozen=True)

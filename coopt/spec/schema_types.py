@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from coopt import units
 from coopt.problems import Problem, Refused, shown
-from coopt.spec.settings import flag
+from coopt.units import flag
 
 T = TypeVar("T")
 

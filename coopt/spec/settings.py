@@ -8,6 +8,7 @@ from typing import Any
 
 from coopt.problems import Problem, Refused, near, shown
 from coopt.spec import nouns
+from coopt.units import flag
 
 FIELDS = tuple(field.name for field in dataclasses.fields(nouns.Layout))
 CODES = {
@@ -51,12 +52,6 @@ def _recipe(given: Any) -> nouns.Precision:
         expected, hint = "a precision recipe", near(str(given), nouns.PRECISIONS)
         raise Refused(Problem(field="layout.precision", expected=expected, got=shown(given), hint=hint))
     return nouns.PRECISIONS[given]
-
-
-def flag(given: Any) -> bool | None:
-    """Yes or no, however it is spelled, or None."""
-    words = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
-    return words.get(str(given).lower()) if isinstance(given, (bool, int, str)) else None
 
 
 def _whole(least: int, most: float) -> Callable[[Any], float | None]:

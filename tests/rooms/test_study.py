@@ -525,7 +525,7 @@ def test_trial_that_is_done_is_never_done_again(runs: Path):
         def __init__(self, *outcomes):
             self.outcomes, self.asked = list(outcomes), 0
 
-        def run(self, path, payload, **limits):
+        def run(self, job):
             self.asked += 1
             return self.outcomes.pop(0)
 
