@@ -11,7 +11,7 @@ SLICES = {"MoE": 0.118, "EP > 8": 0.167, "fp8 and mxfp8": 0.082, "CP > 1": 0.045
 RATIOS = {"chips": 0.034, "precisions": 0.050, "sizes": 0.011, "sizes, mixed": 0.016}
 CELLS = {
     # 0.029 until attention kernels and captured graphs were told apart, which moved A100's matmuls by half a percent
-    "Korthikanti et al. 2022, Table 5 (iteration time) | a100-80gb | dense": 0.0295,
+    "Korthikanti et al. 2022, Table 5 (iteration time) | a100-80gb | dense": 0.0291,
     "Narayanan et al. SC21, Table 1 (weak scaling, Selene) | a100-80gb | dense": 0.034,
     "Narayanan et al. SC21, Table 2 (ZeRO-3 rows) | a100-80gb | dense": 0.082,
     "NVIDIA DGX Cloud benchmarking recipes v25.04.02 | h100-sxm | dense": 0.061,
@@ -61,7 +61,7 @@ def test_ratios_do_not_get_worse(scored, name):
 
 
 def test_the_largest_error_of_eight_well_described_runs(scored):
-    assert scored["by_source"]["Korthikanti et al. 2022, Table 5 (iteration time)"]["max_ape"] <= 0.057
+    assert scored["by_source"]["Korthikanti et al. 2022, Table 5 (iteration time)"]["max_ape"] <= 0.0562
 
 
 def test_the_best_layout_of_a_group_is_often_found(scored):
