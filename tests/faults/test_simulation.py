@@ -36,7 +36,7 @@ def many(memory: Path, seeds, **size) -> list[World]:
     return worlds
 
 
-@pytest.mark.parametrize("seeds", [1000, pytest.param(50_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("seeds", [1000, pytest.param(50_000, marks=(pytest.mark.nightly, pytest.mark.timeout(3600)))])
 def test_histories_of_a_small_cluster(memory, request, seeds):
     """A18: 1 to 3 coordinators, 1 to 6 workers, 12 trials; every fault there is."""
     first = request.config.getoption("--seed") * seeds
@@ -66,7 +66,7 @@ def test_the_workers_decide_nothing(memory):
     assert len(fronts[0]) >= 3 and all(front == fronts[0] for front in fronts)
 
 
-@pytest.mark.parametrize("workers", [300, pytest.param(10_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("workers", [300, pytest.param(10_000, marks=(pytest.mark.nightly, pytest.mark.timeout(1800)))])
 def test_a_large_cluster(memory, workers):
     """A18: three trials a worker, two coordinators that die, up to ten thousand workers."""
     faults = Faults(dies=0.6 / workers)
