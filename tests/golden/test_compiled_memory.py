@@ -123,6 +123,7 @@ def test_a_row_compiles_to_the_same_bytes():
     row = next(row for row in table() if row["id"] == "step-01")
     model, layout, seq_len = memory.step_of(row)
     devices = topology.acquire(row["target"]).devices
-    built = step(model, layout, seq_len=seq_len, devices=devices, layers=int(row["layers"]))
-    program = jax.jit(built.function, donate_argnums=(0, 1)).lower(*built.arguments).compile()
+    with jax.enable_x64(False):  # as children compile: kernels of attention count in 32 bits
+        built = step(model, layout, seq_len=seq_len, devices=devices, layers=int(row["layers"]))
+        program = jax.jit(built.function, donate_argnums=(0, 1)).lower(*built.arguments).compile()
     assert memory_of(program.memory_analysis())["total"] == pytest.approx(float(row["total"]), rel=0.02)
