@@ -52,7 +52,8 @@ def test_histories_of_a_small_cluster(memory, request, seeds):
 def test_seeds_that_once_failed(memory):
     for kind in range(6):
         size = {"trials": 12, "workers": 1 + kind, "coordinators": 1 + kind % 3, "faults": Faults()}
-        many(memory, [seed for seed in KEPT if seed % 6 == kind], **size)
+        seeds = [seed for seed in KEPT if seed % 6 == kind]
+        assert len(many(memory, seeds, **size)) == len(seeds)
 
 
 def test_the_workers_decide_nothing(memory):
@@ -71,6 +72,7 @@ def test_a_large_cluster(memory, workers):
     """A18: three trials a worker, two coordinators that die, up to ten thousand workers."""
     faults = Faults(dies=0.6 / workers)
     (world,) = many(memory, [3], trials=3 * workers, workers=workers, coordinators=2, faults=faults)
+    assert world.steps > 3 * workers  # every trial was begun and done, which the history has checked step by step
     print(f"{workers} workers, {world.steps} steps, {world.deaths} coordinators died, {world.now:.0f} simulated s")
 
 
