@@ -38,6 +38,7 @@ class Told:
     first: Sequence[Screened]
     final: Sequence[Screened]
     plans: Sequence[Candidate]
+    practice: Sequence[str]
     robust: Mapping[str, Any] | None
     timed: Sequence[blocks.Timed]
     decision: Timings
@@ -148,7 +149,7 @@ def _measured(told: Told) -> list[dict[str, Any]]:
 
 def _best(told: Told, plan: Candidate | None, timed: Mapping[str, blocks.Timed]) -> dict[str, Any]:
     """What is said of the best plan: its rows, its evidence, and where it sits on an edge."""
-    said = [*told.asking.assumed, *_sentences(told)]
+    said = [*told.asking.assumed, *told.practice, *_sentences(told)]
     if plan is None:
         return {"explain": None, "boundary_hits": [], "interval": None, "fidelity": None,
                 "stack": told.asking.study.stack, "assumed": said, "nearest": []}  # fmt: skip

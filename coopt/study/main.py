@@ -186,8 +186,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
         final = first
         if found is not None and here is not None:
             said = f"{found.blocks} blocks timed in the run {run.name}"
-            chip = calibration.profile(here.chip, found, date=date, blocks=said)
-            calibrated = Here(here.measured, chip)
+            calibrated = Here(here.measured, calibration.profile(here.chip, found, date=date, blocks=said))
             hardware = _machines(run, study, calibrated, "calibrated", date, aim, fidelity="interpolated")
         if study.measure:
             with spent("screen again"):
@@ -205,6 +204,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
             first=first,
             final=final,
             plans=plans,
+            practice=spaces.practice(study, family, plans[0], path=aim.path) if plans else (),
             robust=_robust(run, study, final, plans, aim),
             timed=timed,
             decision=timings,

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from coopt.search import describe
-from coopt.search.layouts import SEARCHED
+from coopt.search.layouts import PARALLEL, SEARCHED
 from coopt.search.space import Candidate, Space, candidate, digits
 from coopt.spec import load, read
 from coopt.spec.find import find
 from coopt.spec.nouns import Hardware, Law, Model, training
+from coopt.spec.settings import FIELDS
 from coopt.study.schema import Study
 from coopt.tree import replace
 
@@ -68,6 +69,13 @@ def space(study: Study, found: Family, *, chips: float | Sequence[float], path: 
     }
     work = training(study.workload.seq_len, _first(study.workload.global_batch), _first(study.workload.tokens))
     return describe.space_from(description, chips=numbers, model=found.model, workload=work, file=found.file)
+
+
+def practice(study: Study, found: Family, plan: Candidate, *, path: Any = None) -> tuple[str, ...]:
+    """What neither the study nor the search decides of a layout: a sentence for each field left to the stack."""
+    told = {*SEARCHED, *PARALLEL, *found.description.get("layout", {}), *study.layout}
+    given = {field: getattr(plan.layout, field) for field in FIELDS if field in told}
+    return load.layout(given, model=plan.model, stack=study.stack, path=path)[1]
 
 
 def chosen(within: Space, index: int, family: Family, hardware: Hardware, law: Law | None) -> Candidate:

@@ -34,6 +34,7 @@ from coopt.study import (
     screening,
 )
 from coopt.study import spaces as families
+from coopt.study.designs import design
 from coopt.study.schema import Study
 from coopt.tree import replace
 
@@ -450,6 +451,24 @@ def test_fastest_layout_is_the_fastest():
 
 
 # ---------------------------------------------------------------- a whole search, analytical
+
+
+def test_a_search_starts_from_its_stack_and_says_so(runs: Path):
+    """What the stack does by itself is in every candidate: `explain` of the best layout's cut alone says the same."""
+    document = main.search(
+        options(model="mixtral-8x7b", hardware="tpu-v5p", chips=64, global_batch=512.0, stack="maxtext", top=1,
+                layout="cp=1,pp=1,vpp=1,order=tp-cp-dp-pp,offload=0,micro_batch=1,recompute=full")
+    )  # fmt: skip
+    (best,) = document["plans"]
+    practice = {"scan", "traced", "overlap", "imbalance", "fused_attention"}
+    cut = ",".join(f"{name}={value}" for name, value in best["layout"].items() if name not in (*practice, "precision"))
+    one = design(model="mixtral-8x7b", hardware="tpu-v5p", chips=64, layout=cut, stack="maxtext", global_batch=512.0,
+                 seq_len=best["seq_len"])  # fmt: skip
+    alone = float(estimate(count(one.model, one.layout, one.workload), one.hardware).step_time)
+    assert alone == pytest.approx(best["step_time"], rel=1e-9)
+    assert float(one.layout.scan) == 1.0 and float(one.layout.precision.reduce) == 2.0
+    for name in (*practice, "precision.reduce"):
+        assert any(said.startswith(f"{name}=") and "maxtext" in said for said in document["assumed"]), name
 
 
 def test_search_of_layouts_writes_a_run_and_answers(runs: Path):
