@@ -122,6 +122,9 @@ def undisturbed(script: Path, root: Path, count: int) -> dict:
 # ------------------------------------------------------------------------------------------------- killed, stopped
 
 
+PACE = 0.008  # s a trial is held up, so that trials last as long as kills come, however quick the disk
+
+
 @pytest.mark.parametrize(
     ("kills", "trials"), [(20, 300), pytest.param(200, 500, marks=pytest.mark.nightly)], ids=["20", "200"]
 )
@@ -131,12 +134,12 @@ def test_killed_at_random_instants(script, tmp_path, request, kills, trials):
     expected = undisturbed(script, tmp_path / "calm", trials)
     acknowledged, redone, restarts, killed = [], 0, [], 0
     while True:
-        with start(script, tmp_path / "runs", trials) as child:
+        with start(script, tmp_path / "runs", trials, pause=PACE) as child:
             if killed < kills:
-                # from the process's first instant to a few trials; twice a third of them fall into its start
+                # from the process's first instant to a few trials; three of ten fall into its start
                 line = child.stdout.readline() if draw.random() < 0.7 else ""
                 restarts += [float(line.split()[1])] if line.startswith("claimed") else []
-                time.sleep(draw.uniform(0.0, 3.0 * trials / kills * 0.004))
+                time.sleep(draw.uniform(0.0, 1.5 * trials / kills * PACE))
                 child.kill()
                 killed += 1
             out, err = child.communicate(timeout=120)
@@ -144,6 +147,7 @@ def test_killed_at_random_instants(script, tmp_path, request, kills, trials):
         if child.returncode == 0:
             break
         assert child.returncode == -signal.SIGKILL, err
+    assert killed == kills, "the trials were done before all kills had come"
     assert outcome(tmp_path / "runs") == expected
     records = open_run(tmp_path / "runs" / "study").trials.done
     assert set(acknowledged) <= set(records) and len(acknowledged) == len(set(acknowledged))
