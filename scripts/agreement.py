@@ -62,11 +62,11 @@ Source, chip, dense or mixture; the worst first. Those of five rows and more cou
 MEMORY = """\
 ## Products measured alone
 
-The form of a matmul's time was fitted to the GEMMs of a public kernel database before any step was looked at (shapes of 64
-rows and more, 10 us and more; a fifth of the shapes held out; measurements/priors.yaml). Held out it is 11.1% off on A100, 7.2%
-on H100 (8.8% in fp8), 8.1% on B200 (9.8% in fp8; 16.0% in nvfp4, where 12% was asked). The rows are not kept here. Constants
-that ship start there and move with the steps: a B200 under the load of a step reaches half of its 16-bit peak, and
-two thirds when one product runs alone.
+The form of a matmul's time was fitted to the GEMMs of a public kernel database before any step was looked at (shapes
+of 64 rows and more, 10 us and more; a fifth of the shapes held out; measurements/priors.yaml). Held out it is 11.1% off
+on A100, 7.2% on H100 (8.8% in fp8), 8.1% on B200 (9.8% in fp8; 16.0% in nvfp4, where 12% was asked). The rows are not
+kept here. Constants that ship start there and move with the steps: a B200 under the load of a step reaches half of its
+16-bit peak, and two thirds when one product runs alone.
 
 ## Memory
 
