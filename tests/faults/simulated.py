@@ -65,6 +65,8 @@ class World:
         self.read = self.durable = self.deaths = self.outages = self.steps = 0
         self.countdown = 0  # calls left to a coordinator that is about to die; -1: it is dead
         self.dying = False
+        self.run = None  # of the coordinator that acts
+        self.claiming: set[str] = set()  # a trial whose `started` it is writing: told to the disk, not yet held
         self.asleep: dict[int, float] = {}  # coordinators that heard nothing, and when they look again
 
     # ------------------------------------------------------------ what the program sees of a machine
@@ -83,8 +85,13 @@ class World:
                 return real(fd, *arguments)
             if self.countdown < 0:
                 raise Died
+            if name == "write":
+                record = json.loads(arguments[0][18:])
+                self.claiming = {record["id"]} if record["kind"] == "started" else set()
             if self.countdown:
                 self.countdown -= 1
+            if self.countdown == 0 and self.dying and not self._may_die(self.run):
+                self.dying = False  # it took, since its death was drawn, a trial that has lost enough
             if self.countdown == 0 and self.dying:
                 self.dying, self.countdown = False, -1
                 if name == "write":  # torn
@@ -150,18 +157,19 @@ class World:
             while len(living) < self.coordinators:
                 self._arrive(living)
             coordinator = self._awake(living)
-            self.acting, run, going = coordinator
+            self.acting, self.run, going = coordinator
+            self.claiming.clear()
             try:
                 next(going)
             except StopIteration:
-                run.close()
+                self.run.close()
                 return
             except Died:
                 self._die(living, coordinator)
                 continue
             self.steps += 1
             self.check()
-            if self.draw.random() < self.faults.dies and self._may_die(coordinator):
+            if self.draw.random() < self.faults.dies and self._may_die(self.run):
                 if self.draw.random() < 0.4:
                     self._die(living, coordinator)
                 else:
@@ -193,15 +201,18 @@ class World:
         self.alive.add(self.born)
         return Owner(pid=self.born, host="simulated", boot="", born=str(self.born))
 
-    def _may_die(self, coordinator) -> bool:
-        """A death is charged to every trial in flight: none may be charged so often that it would be condemned."""
-        held = coordinator[1].trials.held
-        return all(self.losses[trial] < LOSSES for trial in held)
+    def _at_stake(self, run) -> set[str]:
+        """The trials that a coordinator's death is charged to: those it holds, and one that it is claiming."""
+        return (run.trials.held | (self.claiming if run is self.run else set())) - run.trials.done.keys()
+
+    def _may_die(self, run) -> bool:
+        """No trial may be charged so often that it would be condemned."""
+        return all(self.losses[trial] < LOSSES for trial in self._at_stake(run))
 
     def _die(self, living: list, first) -> None:
         self.deaths += 1
         gone = [first]
-        if self.draw.random() < self.faults.power and all(map(self._may_die, living)):
+        if self.draw.random() < self.faults.power and all(self._may_die(run) for _, run, _ in living):
             self.outages += 1
             gone = list(living)
         for owner, run, going in gone:
@@ -209,7 +220,7 @@ class World:
                 heapq.heappush(self.messages[0], message)
             living.remove((owner, run, going))
             self.alive.discard(owner.pid)
-            for trial in run.trials.held - run.trials.done.keys():
+            for trial in self._at_stake(run):
                 self.losses[trial] += 1
             self.countdown = -1
             run.close()
