@@ -162,7 +162,8 @@ class World:
             try:
                 next(going)
             except StopIteration:
-                self.run.close()
+                for _, run, _ in living:  # the others would see the same
+                    run.close()
                 return
             except Died:
                 self._die(living, coordinator)
