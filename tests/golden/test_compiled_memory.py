@@ -57,6 +57,21 @@ def test_a_step_holds_its_largest_moment_and_not_the_sum_of_all():
     assert narrow.logits == 0.0 and narrow.buffers > 0.0
 
 
+def test_what_goes_to_the_host_leaves_two_layers_on_the_chip():
+    """One in use and one under way, however many there are; the host holds them all."""
+    layout = Layout(recompute=1.0, micro_batch=2.0, traced=1.0)
+    few, many, away = (
+        count(
+            Model(d_model=1024.0, vocab=512.0, kinds=(LayerKind(count=n, heads=8.0, head_dim=128.0, d_ff=4096.0),)),
+            replace(layout, offload=offload),
+            training(1024.0, 2.0),
+        ).memory
+        for n, offload in ((2.0, 0.0), (16.0, 0.0), (16.0, 1.0))
+    )
+    assert away.activations == few.activations < many.activations
+    assert few.host == 0.0 and away.host > 7.0 * few.activations
+
+
 def test_what_automatic_differentiation_keeps_is_what_jax_says_it_keeps():
     """The residuals of one layer, by JAX's own list, in 16 and 32 bits, gated and not: within a tenth of those counted.
 
