@@ -184,13 +184,16 @@ def memory(
     gradients = split(recipe.gradient, 2.0)
     # One traced micro-batch has no gradients before its loss: they are made on the way back.
     late = layout.traced * where(m < 1.5, gradients, 0.0)
-    back = where(again + buffers + late > logits, 1.0, 0.0)
+    # Of one sequence, XLA makes a sharded head's gradient after all layers', from the logits: they stay until then.
+    alone = layout.traced * cut.sharded * where(cut.sequences < 1.5, 1.0, 0.0)
+    stay = alone * (4.0 + byte) * cut.tokens * cut.vocab
+    back = where(again + buffers + late + stay > logits, 1.0, 0.0)
     return Memory(
         parameters=split(recipe.weight, 3.0),
         gradients=gradients - (1.0 - back) * late,
         optimizer=split(state(layout), 1.0),
         activations=activations - away + back * again + ends,
-        logits=(1.0 - back) * logits,
+        logits=(1.0 - back) * logits + back * stay,
         buffers=back * buffers,
         host=activations * layout.offload,
     )

@@ -19,7 +19,7 @@ from coopt.study.evidence import measurements
 from coopt.tree import replace
 
 GIB = 2.0**30
-LEAST = 25  # steps
+LEAST = 30  # steps
 
 
 def table() -> list[dict[str, str]]:
@@ -27,13 +27,13 @@ def table() -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["total"]]
 
 
-def test_counted_memory_is_within_a_tenth_of_the_compilers_on_five_steps_of_six():
-    """Steps of XLA:TPU, thirteen of them published runs on their own slices; one in six may miss."""
+def test_counted_memory_is_within_a_tenth_of_the_compilers_on_nine_steps_of_ten():
+    """Steps of XLA:TPU, thirteen of them published runs on their own slices; one in ten may miss."""
     told = memory.compiled(table())
     miss = np.array([one["error"] for one in told])
     assert len(told) >= LEAST
-    assert np.mean(np.abs(miss) > 0.1) <= 1 / 6, [one for one in told if abs(one["error"]) > 0.1]
-    assert abs(np.mean(miss)) < 0.06
+    assert np.mean(np.abs(miss) > 0.1) <= 1 / 10, [one for one in told if abs(one["error"]) > 0.1]
+    assert abs(np.mean(miss)) < 0.03
 
 
 def test_whether_a_step_fits_is_right():
