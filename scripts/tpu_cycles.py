@@ -47,9 +47,9 @@ SLICES = {  # the real topologies of the published slices, by chip and chips
     ("tpu-v5p", 1024): "tpu:v5p:8x8x16",
     ("tpu-v5p", 2048): "tpu:v5p:8x16x16",
 }
-# "context+mlpwo offload": two tensors of a layer kept on the host and the rest computed again, which is nearer to
-# recomputing all than to keeping every product.
-NEAREST = {"tpur-021": {"offload": 0.0}}
+# What a row's `offload` stands for: of maxtext-025 every product of weights is kept on the host. Of the others it is a
+# tensor or two of a layer, the rest computed again, which is nearer to computing everything again.
+OFFLOADED = {"maxtext-025": {"recompute": 1.0}}
 # What a row leaves to the recipe that its source links to (tpu-recipes, training/v5p/Mixtral-8X7B-Maxtext): sequences a
 # device, and MaxText's defaults. Its source says "256 chips (8x4x4)", which are 128; tokens a second a chip are scored.
 RECIPES = {
@@ -108,7 +108,7 @@ def single(one: rows.Design) -> bool:
 def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
     """A row of the table: the step compiled for its slice with these flags, priced by every rule."""
     # The stack cuts the residual stream over the tensor axis; along the sequence that is as many bytes.
-    layout = replace(one.layout, sp=float(one.layout.tp > 1), **NEAREST.get(one.row["id"], {}))
+    layout = replace(one.layout, sp=float(one.layout.tp > 1), **OFFLOADED.get(one.row["id"], {"offload": 0.0}))
     seq_len = int(one.workload.train.seq_len)
     job = step_job(one.model, layout, seq_len=seq_len, target=slice_of(one), texts=TEXT_FOLDER.value, flags=flags)
     outcome = executor.run(workers.Job(bench.JOB, job, DEADLINE.value))

@@ -78,18 +78,22 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
     """The step of a model with only a few layers of each kind, in a loop a kind, whose body is the same for more.
 
     `layout.micro_batch` sequences a replica are one step. What a layer keeps for its backward pass: everything without
-    recompute; the products of weights with selective recompute; its input alone with full. With `offload`, the
-    products of weights are kept in host memory.
+    recompute; the products of weights with selective recompute, in host memory with `offload`; its input alone with
+    full.
 
     Args:
       layers: of the rarest kind, where it has more; of each next, two more than that.
       fused: attention by the kernel of TPUs; else as XLA writes it.
 
     Raises:
-      Refused: a layout that does not divide, naming each axis.
+      Refused: a layout that does not divide, naming each axis; stages; other things moved to the host than those.
     """
     if layout.pp > 1:
         raise Refused(Problem(field="layout.pp", expected="1: a step is one stage", got=f"{layout.pp:g}"))
+    recompute = RECOMPUTE[int(layout.recompute)]
+    if layout.offload > 0 and (layout.offload < 1 or recompute != "selective"):
+        got = f"{layout.offload:g} with recompute={recompute}"
+        raise Refused(Problem(field="layout.offload", expected="0, or 1 with recompute=selective", got=got))
     for kind in model.kinds:
         sharding.refuse_indivisible(model, kind, layout, seq_len)
     mesh = sharding.mesh_of(sharding.mesh_shape(layout), list(devices))
@@ -162,7 +166,7 @@ def _core(kind: LayerKind, mesh: Mesh, rules: sharding.Rules) -> Core:
 
 
 def _policy(layout: Layout) -> Callable:
-    if layout.offload > 0:
+    if layout.offload > 0:  # of selective recompute
         return saved.offload_dot_with_no_batch_dims("device", "pinned_host")
     return {
         "none": saved.everything_saveable,

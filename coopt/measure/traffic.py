@@ -10,6 +10,7 @@ from coopt.measure.modules import Instruction, Module
 _ARRAY = re.compile(r"[a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?\[[0-9,]*\](?:\{[^{}]*\})?")
 _NEAR = re.compile(r"S\([1-9]\d*\)")  # a memory space on the core: not main memory
 _THROUGH = ("bitcast", "reshape", "get-tuple-element")
+_LAZY = ("convert", "pad")  # made inside a fusion where they are read, and no further
 
 
 def traffic(module: Module, computation: str, one: Instruction) -> float:
@@ -34,7 +35,7 @@ def main_bytes(shape: str) -> float:
 
 def _read(module: Module, one: Instruction, position: int, operand: Instruction) -> float:
     whole = main_bytes(operand.shape)
-    if one.operation == "dynamic-slice":
+    if one.operation in ("dynamic-slice", "slice", "gather"):
         return min(whole, sum(hlo.shape_bytes(one.shape))) if position == 0 else 0.0
     if one.operation == "dynamic-update-slice":
         return 0.0 if position == 0 else whole
@@ -45,17 +46,30 @@ def _read(module: Module, one: Instruction, position: int, operand: Instruction)
     return min(whole, _used(module, inside, parameter))
 
 
-def _used(module: Module, inside: dict[str, Instruction], value: Instruction) -> float:
-    """Bytes of a value that its users inside a fusion read; what is handed on, or sent by links, is not read."""
-    total = 0.0
+def _used(module: Module, inside: dict[str, Instruction], value: Instruction, *, made: bool = False) -> float:
+    """Bytes of a value that its users inside a fusion read; what is handed on, or sent by links, is not read.
+
+    Args:
+      made: in the fusion, so that what is handed on had to be read too.
+    """
+    total = _size(value) if made and value.root else 0.0
     for user in inside.values():
-        if user.operation == "tuple" or _sent(user):
-            continue
         for position, name in enumerate(user.operands):
-            if name == value.name:
-                through = user.operation in _THROUGH
-                total += _used(module, inside, user) if through else _read(module, user, position, value)
+            if name != value.name or _sent(user):
+                continue
+            if user.operation == "tuple":
+                total += _size(value) if made else 0.0
+            elif user.operation in _THROUGH:
+                total += _used(module, inside, user, made=made)
+            elif user.operation in _LAZY and position == 0:
+                total += _used(module, inside, user, made=True) * _size(value) / _size(user)
+            else:
+                total += _read(module, user, position, value)
     return total
+
+
+def _size(one: Instruction) -> float:
+    return sum(hlo.shape_bytes(one.shape))
 
 
 def _made(module: Module, computation: str, one: Instruction) -> float:

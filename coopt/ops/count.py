@@ -66,7 +66,7 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
         layers_last=split.last,
         type=layout.precision.linear,
         overlap=layout.overlap,
-        scan=layout.scan,
+        scan=layout.traced,
         eager=1.0 - layout.graphs,
         synchronised=_synchronised(model, layout),
         verdict=verdict(model, layout, phase),

@@ -33,7 +33,7 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     byte, d, tokens, tp = layout.precision.activation, model.d_model, cut.tokens, layout.tp
     qk, v = query_key_dim(kind), value_dim(kind)
     between = tokens / cut.split * d * (4.0 * byte + 2.0 * kind.dropout)
-    heads = byte * tokens / tp * (kind.heads * (qk + v) + maximum(kind.kv_heads, tp) * (qk + v))
+    heads = _heads(kind, layout, cut)
     if kind.mixer in RECURRENT:
         heads = byte * tokens / tp * (linear_columns(kind) + 2.0 * kind.heads * v)
     if kind.mixer in CHOSEN:  # the indexer: what it projected to, and which keys it chose
@@ -51,6 +51,13 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
     experts = byte * routed * (2.0 * d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
     shared = byte * tokens / tp * (2.0 + kind.gated) * kind.shared * kind.d_shared
     return between + attention + experts + shared + 4.0 * routed / kind.top_k * kind.experts
+
+
+def _heads(kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
+    """Bytes of queries, keys, values and outputs of attention; of their gradients as many."""
+    sizes = query_key_dim(kind) + value_dim(kind)
+    each = (kind.heads + maximum(kind.kv_heads, layout.tp)) * sizes
+    return layout.precision.activation * cut.tokens / layout.tp * each
 
 
 def _plain(kind: LayerKind, layout: Layout) -> Leaf:
@@ -95,15 +102,17 @@ def spared(kind: LayerKind, layout: Layout, cut: Cut, d: Leaf) -> Leaf:
 
 
 def flowing(kind: LayerKind, layout: Layout, cut: Cut, d: Leaf) -> Leaf:
-    """Bytes under way where a layer's backward pass is widest, in the feed-forward.
+    """Bytes under way where a layer's backward pass is widest.
 
-    Its activation, made again, and the gradients of both products that led to it: as much as all three of them.
+    The activation, made again, and the gradients of both products that led to it: as much as all three of them. XLA
+    still holds these in attention, with its output and three gradients, and with three copies of the residual stream.
     """
     byte, tokens = layout.precision.activation, cut.tokens
+    attention = layout.traced * (_heads(kind, layout, cut) + 3.0 * byte * tokens / cut.split * d)
     if kind.feedforward == "dense":
-        return byte * tokens / layout.tp * (2.0 + kind.gated) * kind.d_ff
+        return attention + byte * tokens / layout.tp * (2.0 + kind.gated) * kind.d_ff
     routed = routed_tokens(kind, layout, cut)
-    return byte * routed * (d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
+    return attention + byte * routed * (d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
 
 
 def _buffers(layout: Layout, cut: Cut, weights: Weights, d: Leaf, *, moving: Leaf, feed: Leaf) -> Leaf:
@@ -162,6 +171,8 @@ def memory(
     extra = where(layout.vpp > 1.5, (pp - 1.0) / layout.vpp, 0.0)
     in_flight = where(abs(layout.schedule - 1.0) < 0.5, m, minimum(m, pp - weights.second + extra))
     activations = layer * most * in_flight
+    # Of what goes to the host, one layer's is in use and one's is under way.
+    away = layout.offload * maximum(activations - 2.0 * layer, 0.0)
     ends = recipe.activation * cut.tokens / cut.split * d * minimum(in_flight, pp)
     # In 32 bits, in the type of the product, and a gradient, which a traced program writes over one of them; where the
     # head is gathered by partial sums, these too.
@@ -173,13 +184,16 @@ def memory(
     gradients = split(recipe.gradient, 2.0)
     # One traced micro-batch has no gradients before its loss: they are made on the way back.
     late = layout.traced * where(m < 1.5, gradients, 0.0)
-    back = where(again + buffers + late > logits, 1.0, 0.0)
+    # Of one sequence, XLA makes a sharded head's gradient after all layers', from the logits: they stay until then.
+    alone = layout.traced * cut.sharded * where(cut.sequences < 1.5, 1.0, 0.0)
+    stay = alone * (4.0 + byte) * cut.tokens * cut.vocab
+    back = where(again + buffers + late + stay > logits, 1.0, 0.0)
     return Memory(
         parameters=split(recipe.weight, 3.0),
         gradients=gradients - (1.0 - back) * late,
         optimizer=split(state(layout), 1.0),
-        activations=activations * (1.0 - layout.offload) + back * again + ends,
-        logits=(1.0 - back) * logits,
+        activations=activations - away + back * again + ends,
+        logits=(1.0 - back) * logits + back * stay,
         buffers=back * buffers,
         host=activations * layout.offload,
     )

@@ -70,7 +70,7 @@ def practised(
     """The choices of a search with the stack's practice in every field that has none and is not `searched` by itself,
     and with gradients summed as the stack sums them in every recipe: what is found is priced as `layout` has it.
 
-    >>> practised({"tp": [1, 8]}, stack="maxtext", searched=("zero", "recompute"))["scan"]
+    >>> practised({"tp": [1, 8]}, stack="maxtext", searched=("zero", "recompute"))["traced"]
     [1.0]
     """
     practice, _ = _practice(stack, path)

@@ -141,10 +141,11 @@ class Layout:
     recompute: Leaf = 0.0  # code into RECOMPUTE
     fused_attention: Leaf = 1.0  # 1: scores never leave the chip's cores; 0: written and read back
     fused_loss: Leaf = 1.0  # 1: cross-entropy in one kernel on 16-bit logits; 0: in 32 bits, an operation at a time
-    traced: Leaf = 0.0  # 1: one traced and compiled program, which keeps what differentiating each operation needs
+    # 1: one traced and compiled program, its layers a loop: it keeps what differentiating each operation needs, and
+    # sums of gradients between copies (HSDP, slices) begin when the loop is done.
+    traced: Leaf = 0.0
     offload: Leaf = 0.0  # share of kept activations moved to host memory and back
     overlap: Leaf = 0.0  # 1: tensor-parallel collectives run under matmuls that are cut for it
-    scan: Leaf = 0.0  # 1: layers run as one loop: sums of gradients between copies (HSDP, slices) begin when it is done
     pieces: Leaf = 1.0  # messages in which a layer's weights are gathered (zero 3)
     graphs: Leaf = 0.0  # share of launches replayed from captured graphs, which cost the host nothing
     transport: Leaf = 0.0  # code into TRANSPORTS

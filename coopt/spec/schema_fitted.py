@@ -97,7 +97,6 @@ class Practice(Strict):
     precision: Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"] | None = None
     recompute: Literal["none", "selective", "full"] | None = None
     reduce: Count | None = None  # B an element of a reduced gradient
-    scan: Flag | None = None
     schedule: Literal["1f1b", "gpipe", "zero-bubble"] | None = None
     sp: SequenceParallel | None = None
     tp: Count | None = None

@@ -19,7 +19,7 @@ from coopt.study.evidence import measurements
 from coopt.tree import replace
 
 GIB = 2.0**30
-LEAST = 25  # steps
+LEAST = 30  # steps
 
 
 def table() -> list[dict[str, str]]:
@@ -27,13 +27,13 @@ def table() -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["total"]]
 
 
-def test_counted_memory_is_within_a_tenth_of_the_compilers_on_five_steps_of_six():
-    """Steps of XLA:TPU, thirteen of them published runs on their own slices; one in six may miss."""
+def test_counted_memory_is_within_a_tenth_of_the_compilers_on_nine_steps_of_ten():
+    """Steps of XLA:TPU, thirteen of them published runs on their own slices; one in ten may miss."""
     told = memory.compiled(table())
     miss = np.array([one["error"] for one in told])
     assert len(told) >= LEAST
-    assert np.mean(np.abs(miss) > 0.1) <= 1 / 6, [one for one in told if abs(one["error"]) > 0.1]
-    assert abs(np.mean(miss)) < 0.06
+    assert np.mean(np.abs(miss) > 0.1) <= 1 / 10, [one for one in told if abs(one["error"]) > 0.1]
+    assert abs(np.mean(miss)) < 0.03
 
 
 def test_whether_a_step_fits_is_right():
@@ -55,6 +55,21 @@ def test_a_step_holds_its_largest_moment_and_not_the_sum_of_all():
     )
     assert wide.logits > 0.0 and wide.buffers == 0.0
     assert narrow.logits == 0.0 and narrow.buffers > 0.0
+
+
+def test_what_goes_to_the_host_leaves_two_layers_on_the_chip():
+    """One in use and one under way, however many there are; the host holds them all."""
+    layout = Layout(recompute=1.0, micro_batch=2.0, traced=1.0)
+    few, many, away = (
+        count(
+            Model(d_model=1024.0, vocab=512.0, kinds=(LayerKind(count=n, heads=8.0, head_dim=128.0, d_ff=4096.0),)),
+            replace(layout, offload=offload),
+            training(1024.0, 2.0),
+        ).memory
+        for n, offload in ((2.0, 0.0), (16.0, 0.0), (16.0, 1.0))
+    )
+    assert away.activations == few.activations < many.activations
+    assert few.host == 0.0 and away.host > 7.0 * few.activations
 
 
 def test_what_automatic_differentiation_keeps_is_what_jax_says_it_keeps():

@@ -140,7 +140,6 @@ def layout(draw: Any, *, pipelines: bool = True) -> tuple[Layout, Any]:
         traced=1.0 - fused,
         offload=draw.among(0.0, 0.0, 0.5, 1.0),
         overlap=draw.among(0.0, 1.0),
-        scan=draw.among(0.0, 1.0),
         pieces=draw.among(1.0, 1.0, 12.0),
         graphs=draw.among(0.0, 0.0, 0.5, 1.0),
         transport=draw.among(0.0, 1.0, 2.0),

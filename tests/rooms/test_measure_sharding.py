@@ -15,6 +15,7 @@ from coopt.measure import candidate as candidates
 from coopt.measure import check, hlo, sharding, topology
 from coopt.measure.clock import counted
 from coopt.measure.compile import compile_program
+from coopt.measure.step import step
 from coopt.measure.weights import WEIGHTS, name_of
 from coopt.problems import Refused
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
@@ -114,6 +115,19 @@ def _flat(tree):
 def test_a_layout_that_does_not_divide_says_which_axis(changes, words):
     with pytest.raises(Refused, match=words):
         build(dataclasses.replace(FP32, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pp": 2.0}, "layout.pp.*one stage"),
+        ({"offload": 1.0, "recompute": 2.0}, "layout.offload.*1 with recompute=full"),
+        ({"offload": 0.5, "recompute": 1.0}, "layout.offload.*0.5"),
+    ],
+)
+def test_a_step_that_cannot_be_compiled_as_it_is_said_is_refused(changes, words):
+    with pytest.raises(Refused, match=words):
+        step(MODEL, dataclasses.replace(FP32, **changes), seq_len=64, devices=tuple(jax.devices()[:1]), layers=4)
 
 
 # ---------------------------------------------------------------- collectives

@@ -307,8 +307,8 @@ def test_steps_grow_with_slices_as_published(model, published):
     for d in (first, last):
         near, far = d.hardware.tiers
         machine = replace(d.hardware, tiers=(near, replace(far, ring=1.0, latency=350e-6)))
-        times.append(seconds(d.model, replace(d.layout, scan=1.0), machine, d.workload))
-        hidden.append(seconds(d.model, replace(d.layout, scan=0.0), machine, d.workload))
+        times.append(seconds(d.model, replace(d.layout, traced=1.0), machine, d.workload))
+        hidden.append(seconds(d.model, replace(d.layout, traced=0.0), machine, d.workload))
     assert times[1] / times[0] - 1 == pytest.approx(published, abs=0.03)
     assert hidden[0] == times[0] and hidden[1] < times[1]
 

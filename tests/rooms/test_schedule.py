@@ -85,6 +85,43 @@ def test_bytes_of_main_memory_alone_and_of_slices():
     assert main_bytes("(f32[2]{0}, f32[4]{0:T(128)S(1)})") == 8
 
 
+PADDED = """\
+HloModule padded, is_scheduled=true
+
+%sliced (x.2: bf16[16,1,64], i.2: s32[]) -> bf16[16,2,8] {
+  %x.2 = bf16[16,1,64]{2,1,0} parameter(0)
+  %low.2 = bf16[]{:T(256)} constant(-inf)
+  %pad.2 = bf16[16,2,64]{2,1,0} pad(%x.2, %low.2), padding=0_0x0_1x0_0
+  %zero.2 = s32[]{:T(128)} constant(0)
+  %i.2 = s32[]{:T(128)} parameter(1)
+  ROOT %slice.2 = bf16[16,2,8]{2,1,0} dynamic-slice(%pad.2, %zero.2, %zero.2, %i.2), dynamic_slice_sizes={16,2,8}
+}
+
+%fused (x.3: bf16[16,1,64], w.3: f32[8,32], i.3: s32[]) -> (bf16[16,2,32], bf16[8,32]) {
+  %x.3 = bf16[16,1,64]{2,1,0} parameter(0)
+  %i.3 = s32[]{:T(128)} parameter(2)
+  %part.3 = bf16[16,2,8]{2,1,0} fusion(%x.3, %i.3), kind=kLoop, calls=%sliced
+  %w.3 = f32[8,32]{1,0} parameter(1)
+  %half.3 = bf16[8,32]{1,0} convert(%w.3)
+  %y.3 = bf16[16,2,32]{2,1,0} convolution(%part.3, %half.3), dim_labels=0bf_io->0bf
+  ROOT %both.3 = (bf16[16,2,32]{2,1,0}, bf16[8,32]{1,0}) tuple(%y.3, %half.3)
+}
+
+ENTRY %main.1 (x.1: bf16[16,1,64], w.1: f32[8,32], i.1: s32[]) -> (bf16[16,2,32], bf16[8,32]) {
+  %x.1 = bf16[16,1,64]{2,1,0} parameter(0)
+  %w.1 = f32[8,32]{1,0} parameter(1)
+  %i.1 = s32[]{:T(128)} parameter(2)
+  ROOT %fusion.1 = (bf16[16,2,32]{2,1,0}, bf16[8,32]{1,0}) fusion(%x.1, %w.1, %i.1), kind=kOutput, calls=%fused
+}
+"""
+
+
+def test_a_slice_of_what_a_fusion_pads_reads_no_more_than_the_slice():
+    """A product cut into pieces pads its side and takes a piece: of 1,024 elements 128, and all weights, converted."""
+    (row,) = schedule(PADDED).rows
+    assert row.traffic == 16 * 8 * 2 + 8 * 32 * 4 + (16 * 2 * 32 + 8 * 32) * 2
+
+
 @pytest.mark.parametrize(
     "line,group",
     [

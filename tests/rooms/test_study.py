@@ -460,13 +460,13 @@ def test_a_search_starts_from_its_stack_and_says_so(runs: Path):
                 layout="cp=1,pp=1,vpp=1,order=tp-cp-dp-pp,offload=0,micro_batch=1,recompute=full")
     )  # fmt: skip
     (best,) = document["plans"]
-    practice = {"scan", "traced", "overlap", "imbalance", "fused_attention"}
+    practice = {"traced", "overlap", "imbalance", "fused_attention"}
     cut = ",".join(f"{name}={value}" for name, value in best["layout"].items() if name not in (*practice, "precision"))
     one = design(model="mixtral-8x7b", hardware="tpu-v5p", chips=64, layout=cut, stack="maxtext", global_batch=512.0,
                  seq_len=best["seq_len"])  # fmt: skip
     alone = float(estimate(count(one.model, one.layout, one.workload), one.hardware).step_time)
     assert alone == pytest.approx(best["step_time"], rel=1e-9)
-    assert float(one.layout.scan) == 1.0 and float(one.layout.precision.reduce) == 2.0
+    assert float(one.layout.traced) == 1.0 and float(one.layout.precision.reduce) == 2.0
     for name in (*practice, "precision.reduce"):
         assert any(said.startswith(f"{name}=") and "maxtext" in said for said in document["assumed"]), name
 
