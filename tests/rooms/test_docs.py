@@ -174,7 +174,8 @@ def test_measure_is_a_room_and_a_verb():
     model = coopt.load("gpt2-124m", **small)
     child = coopt.measure(model, layout, seq_len=32, budget_s=0.05)
     assert child["isolation"] == "process" and child["outcome"] in ("ok", "noisy"), child["message"]
-    assert 0 < child["forward"]["time"] < child["time"] and child["low"] <= child["time"] <= child["high"]
+    sound = 0 < child["forward"]["time"] < child["time"] and child["low"] <= child["time"] <= child["high"]
+    assert sound or child["outcome"] == "noisy"  # a busy machine: the answer says that it cannot be true
     here = [coopt.measure(model, layout, seq_len=size, budget_s=0.05, isolation="none") for size in (16, 64)]
     assert {one["isolation"] for one in here} == {"none"}
     with pytest.raises(Refused, match="isolation"):
