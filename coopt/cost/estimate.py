@@ -45,13 +45,12 @@ def estimate(ops: Ops, hardware: Hardware) -> Cost:
     shown, shares = at_the_end(ops, hardware, busy, layer, flow)
     optimizer = total(rows, busy, "step", groups=None)
     waits = waiting(hardware, ops.eager * launches(rows, "step"), optimizer)
-    work = flow.time + shown + optimizer + waits
+    work = flow.steady + shown + (optimizer + waits) + flow.bubble
     # The slowest of n chips is sqrt(2 ln n) standard deviations behind the mean one.
-    overhead = hardware.overhead * work
-    stragglers = hardware.jitter * sqrt(2.0 * log(at_least(ops.chips, 1.0))) * work
-    step_time = work + overhead + stragglers
+    behind = hardware.jitter * sqrt(2.0 * log(at_least(ops.chips, 1.0)))
+    step_time = work * (1.0 + hardware.overhead + behind)
 
-    extra = (flow.waiting + waits, flow.bubble, overhead, stragglers)
+    extra = (flow.waiting + waits, flow.bubble, hardware.overhead * work, behind * work)
     alike = tuple(one.time for one in busy)
     time = tuple(exposed(row, t, flow, layer, step=shares) for row, t in zip(rows, alike, strict=True))
     # sums of the few scopes, not of the many rows: a sweep needs this number and not the rows
@@ -133,10 +132,10 @@ def bound(hardware: Hardware, row: Row, time: Leaf) -> Leaf:
 
 def verdict(ops: Ops, hardware: Hardware, wanted: Leaf) -> Leaf:
     """The first reason a layout cannot run, as a code into VERDICTS: arithmetic, type, offload, memory."""
-    code: Leaf = where(wanted > hardware.memory, float(VERDICTS.index("memory")), 0.0)
     homeless = logical_or(
         where(ops.memory.host > 0.0, hardware.host_bandwidth <= 0.0, False), ops.memory.host > hardware.host_memory
     )
-    code = where(homeless, float(VERDICTS.index("offload")), code)
+    code = where(homeless, float(VERDICTS.index("offload")), 0.0)
     code = where(supported(hardware, ops.type), code, float(VERDICTS.index("type")))
-    return where(ops.verdict > 0.5, ops.verdict, code)
+    code = where(ops.verdict > 0.5, ops.verdict, code)
+    return where(code > 0.5, code, where(wanted > hardware.memory, float(VERDICTS.index("memory")), 0.0))

@@ -15,10 +15,8 @@ def wanted(memory: Memory, hardware: Hardware) -> Leaf:
     >>> wanted(Memory(parameters=2e9, optimizer=12e9), Hardware(margin=1.05, reserved=1e9))
     15700000000.0
     """
-    parts = (
-        memory.parameters + memory.gradients + memory.optimizer + memory.activations + memory.logits + memory.buffers
-    )
-    return parts * hardware.margin + hardware.reserved
+    parts = memory.parameters + memory.gradients + memory.optimizer + memory.logits + memory.buffers
+    return (parts + memory.activations) * hardware.margin + hardware.reserved
 
 
 def joules(hardware: Hardware, *, chips: Leaf, step_time: Leaf, computing: Leaf) -> Leaf:
@@ -31,7 +29,7 @@ def joules(hardware: Hardware, *, chips: Leaf, step_time: Leaf, computing: Leaf)
     """
     still = hardware.watts_all_in - hardware.watts + hardware.watts_idle
     rise = hardware.watts - hardware.watts_idle
-    return chips * (still * step_time * (1.0 + hardware.spares) + rise * computing)
+    return chips * (still * (1.0 + hardware.spares)) * step_time + chips * rise * computing
 
 
 def dollars(hardware: Hardware, *, chips: Leaf, step_time: Leaf) -> Leaf:
@@ -40,7 +38,7 @@ def dollars(hardware: Hardware, *, chips: Leaf, step_time: Leaf) -> Leaf:
     >>> dollars(Hardware(dollars_hour=2.0), chips=1024.0, step_time=9.0)
     5.12
     """
-    return chips * (1.0 + hardware.spares) * step_time * hardware.dollars_hour / HOUR
+    return chips * ((1.0 + hardware.spares) * hardware.dollars_hour / HOUR) * step_time
 
 
 def idle(hardware: Hardware, chips: Leaf) -> Leaf:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from coopt.spec.nouns import Hardware, Leaf, Ops, Row
 from coopt.tree import struct
 from coopt.xp import at_least, maximum, minimum
@@ -76,7 +78,7 @@ class Hidden:
 def longer(window: Leaf, *kinds: Hidden, under: tuple[Leaf, ...] = ()) -> Leaf:
     """Seconds by which compute of `window` seconds and what of some kinds of communication may hide outlast the window.
 
-        max(sum cores_i share_i time_i, share_i time_i - window, under_t + sum share_i link_it - window)
+        max(sum cores_i share_i time_i, max(share_i time_i, under_t + sum share_i link_it) - window)
 
     All kinds go on beside one another. Those on one tier t share its link, with `under` that is there already: together
     they are never quicker than the sum of their bytes. What takes cores slows compute for as long as it lasts. Never
@@ -86,13 +88,13 @@ def longer(window: Leaf, *kinds: Hidden, under: tuple[Leaf, ...] = ()) -> Leaf:
     >>> [float(longer(4.0, *kinds)) for kinds in ((near,), (near, far), (near, near))]
     [0.0, 0.0, 2.0]
     """
-    longest = sum((kind.cores * kind.share * kind.time for kind in kinds), 0.0)
-    for kind in kinds:
-        longest = maximum(longest, kind.share * kind.time - window)
+    busiest = [kind.share * kind.time for kind in kinds]
     for tier in range(max((len(kind.links) for kind in kinds), default=0)):
         sent = sum((kind.share * kind.links[tier] for kind in kinds if kind.links), under[tier] if under else 0.0)
-        longest = maximum(longest, sent - window)
-    return longest
+        busiest.append(sent)
+    return maximum(
+        sum((kind.cores * kind.share * kind.time for kind in kinds), 0.0), functools.reduce(maximum, busiest) - window
+    )
 
 
 def shows(window: Leaf, *kinds: Hidden, under: tuple[Leaf, ...] = ()) -> tuple[Leaf, tuple[Leaf, ...]]:

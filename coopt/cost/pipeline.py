@@ -15,7 +15,7 @@ ZERO_BUBBLE = 1.0 / 3.0
 class Pipeline:
     """Seconds of all micro-batches, and how often a row of each scope shows in them."""
 
-    time: Leaf = 0.0  # m slowest + bubble
+    steady: Leaf = 0.0  # micro-batches x the slowest stage
     bubble: Leaf = 0.0
     layers: Leaf = 0.0  # micro-batches x layers of the slowest stage
     first: Leaf = 0.0  # micro-batches whose embedding shows
@@ -47,15 +47,16 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], layer: Layer)
     fewest = minimum(ops.layers_first, minimum(ops.layers_middle, ops.layers_last))
     message = Hidden(time=sent, share=under, links=linked(rows, busy, "stage", groups=("pipeline",)))
     send, (send_shows,) = shows(fewest * layer.time, message, under=tuple(fewest * link for link in layer.links))
-    first = ops.layers_first * layer.time + ends["first"] + where(single, ends["last"], send)
-    last = ops.layers_last * layer.time + ends["last"] + where(single, ends["first"], send)
-    middle = where(ops.stages > 2.5, ops.layers_middle * layer.time + send, 0.0)
+    # Every stage sends as much, so that it can be left out of what is compared.
+    send = where(single, 0.0, send)
+    first = ops.layers_first * layer.time + (ends["first"] + where(single, ends["last"], 0.0))
+    last = ops.layers_last * layer.time + (ends["last"] + where(single, ends["first"], 0.0))
+    middle = where(ops.stages > 2.5, ops.layers_middle, 0.0) * layer.time
     slowest = maximum(first, maximum(middle, last))
-    whole = ops.layers * layer.time + ends["first"] + ends["last"] + ops.stages * send
+    whole = ops.layers * layer.time + (ends["first"] + ends["last"])
     # The slowest stage is no quicker than the mean one: no news of one layout, a tight bound on a box of many.
     pace = maximum(slowest, whole / ops.stages)
-    keep = where(ops.schedule > 1.5, ZERO_BUBBLE, 1.0)
-    bubble = where(single, 0.0, maximum(whole - slowest, 0.0)) * keep / ops.chunks
+    idle = where(single, 0.0, where(ops.schedule > 1.5, ZERO_BUBBLE, 1.0) / ops.chunks)
     # Which stage is the slowest decides whose rows show.
     at_first = logical_or(single, first >= slowest)
     at_last = logical_or(single, where(at_first, False, last >= slowest))
@@ -63,13 +64,13 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], layer: Layer)
     m = ops.micro_batches
     on_first, on_last = m * where(at_first, 1.0, 0.0), m * where(at_last, 1.0, 0.0)
     return Pipeline(
-        time=m * pace + bubble,
-        bubble=bubble,
+        steady=m * pace + m * send,
+        bubble=(maximum(whole - slowest, 0.0) + (ops.stages - 1.0) * send) * idle,
         layers=m * layers,
         first=on_first,
         last=on_last,
         stage=where(single, 0.0, m),
         send=send_shows,
-        stuck=where(single, 0.0, send),
+        stuck=send,
         waiting=m * layers * layer.dispatch + on_first * waits["first"] + on_last * waits["last"],
     )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from coopt.search.exact import Task
+from coopt.search.floors import Floor, floors
 from coopt.search.programs import Staged, execute, inputs, run, stage
 from coopt.search.recorded import columns
 from coopt.search.space import Slab, lattice_leaves, size, walk
@@ -42,6 +43,7 @@ class Plan:
     order: tuple[int, ...]
     tile: int
     staged: Staged
+    floors: tuple[Floor, ...]
 
     @property
     def inner(self) -> int:
@@ -80,9 +82,11 @@ def plan(task: Task, *, target: int) -> Plan:
     tiles = math.prod(len(one) for one in axes[:cut]) * -(-len(axes[cut]) // tile)
     if tiles > TILES and inside[cut] < EAGER:
         eager = -1
+    recorded, least = floors(task.recorded, task.space, range(lead, len(axes)))
     return Plan(task=dataclasses.replace(task, lead=lead, block=math.prod(len(one) for one in axes[lead:])), cut=cut,
                 length=min(length, _padded(len(axes[cut]))), order=order, tile=tile,
-                staged=stage(task.recorded, axes={one: len(axes[one]) for one in order}, eager=eager))  # fmt: skip
+                staged=stage(recorded, axes={one: len(axes[one]) for one in order}, eager=eager),
+                floors=least)  # fmt: skip
 
 
 def chunks(plan: Plan) -> Iterator[Chunk]:
@@ -106,7 +110,8 @@ def reduce(plan: Plan, chunk: Chunk, *, reasons: int) -> tuple[np.ndarray, np.nd
     wide, axes, programs = np.ascontiguousarray(wide), task.space.axes, plan.staged.programs
     made = run(programs[:-1], wide, chunk.shared)
     shape = (1,) * len(plan.order[1:]) + (plan.length,)
-    codes, minima = _minima(wide, chunk.shared, made, program=programs[-1], block=len(axes) - task.lead, shape=shape)
+    codes, minima = _minima(wide, chunk.shared, made, program=programs[-1], floors=plan.floors,
+                            block=len(axes) - task.lead, shape=shape)  # fmt: skip
     codes = np.asarray(codes)[..., columns]
     repeated = plan.inner * codes.shape[-1] // codes.size
     counts = repeated * np.asarray(_count(codes, reasons))
@@ -119,20 +124,31 @@ def reduce(plan: Plan, chunk: Chunk, *, reasons: int) -> tuple[np.ndarray, np.nd
     return counts, (chunk.slab.start + within + across).reshape(-1), table
 
 
-@functools.partial(jax.jit, static_argnames=("program", "block", "shape"))
-def _minima(wide, shared, made, *, program, block, shape):
-    """Codes as bytes, and each objective's minima over the first `block` axes; infeasible and unknown are infinite.
+@functools.partial(jax.jit, static_argnames=("program", "floors", "block", "shape"))
+def _minima(wide, shared, made, *, program, floors, block, shape):
+    """Codes as bytes, and each objective's minima over the first `block` axes; infinite or NaN where there is none.
 
     Compiled together with the program that makes them, so that nothing of full size is ever written.
     """
-    code, *objectives = execute(wide, shared, made, program=program)
+    code, *found = execute(wide, shared, made, program=program)
     code = jnp.broadcast_to(code, np.broadcast_shapes(code.shape, shape))
-    minima = []
-    for objective in objectives:
-        value = jnp.where((code < 0.5) & jnp.isfinite(objective), objective, jnp.inf)
-        slices = [value[place] for place in itertools.product(*(range(n) for n in value.shape[:block]))]
-        minima.append(functools.reduce(jnp.minimum, slices))
+    barred, least, minima = jnp.where(code < 0.5, 0.0, jnp.inf), {}, []
+    for floor in floors:
+        if floor.varies not in least:
+            value = found[floor.varies - 1] + barred
+            slices = [value[place] for place in itertools.product(*(range(n) for n in value.shape[:block]))]
+            least[floor.varies] = functools.reduce(_lesser, slices, jnp.inf)
+        value = least[floor.varies]
+        for name, other in floor.then:
+            other = found[other - 1]
+            value = getattr(jnp, name)(value, other[(0,) * block] if other.ndim else other)
+        minima.append(value)
     return code.astype(jnp.uint8), minima
+
+
+def _lesser(least: jax.Array, value: jax.Array) -> jax.Array:
+    """The smaller of two, NaN counting as none: one instruction of the machine."""
+    return jnp.where(value < least, value, least)
 
 
 def _count(codes: np.ndarray, reasons: int) -> list[int]:

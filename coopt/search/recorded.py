@@ -219,9 +219,11 @@ def flat_objectives(task: Task, program: Recorded, digits: np.ndarray) -> np.nda
 
 
 def freed(steps: Sequence[tuple], *, keep: Collection[int]) -> tuple[Step, ...]:
-    """Steps that let go of every value once nothing after them reads it."""
+    """The steps that what is kept needs; each lets go of every value that nothing after it reads."""
     seen, found = set(keep), []
     for place, function, operands, *_ in reversed(steps):
+        if place not in seen:
+            continue
         last = tuple(dict.fromkeys(one for one in operands if one not in seen))
         seen.update(last)
         found.append((place, function, operands, last))

@@ -25,7 +25,7 @@ from coopt.search.recorded import record, task_of
 from coopt.search.space import INT64, Space, size
 from coopt.spec.nouns import Hardware, Law
 
-CHUNK = 2**19  # candidates a call: its working set stays near the caches
+CHUNK = 2**20  # candidates a call
 BLOCK = 16  # candidates a lower bound covers
 OPEN = 16384  # open blocks at which the front is brought up to date
 FRONT = ("step_time", "dollars_per_token", "joules_per_token", "memory_share", "loss")
