@@ -41,8 +41,8 @@ class Refused(Exception):
     """An input cannot be used; `problems` says everything that is wrong with it, not only the first thing."""
 
     def __init__(self, *problems: Problem):
-        super().__init__("\n".join(str(p) for p in problems))
-        self.problems = problems
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 def near(word: str, known: Iterable[str], *, otherwise: int = 12) -> str:

@@ -14,7 +14,7 @@ from absl import logging as absl_logging  # noqa: F401  registers --verbosity an
 from absl.flags import argparse_flags
 
 from coopt import __version__
-from coopt.commands.table import COMMANDS, EVERYWHERE, FLAGS, INSIDE, Command
+from coopt.commands.table import COMMANDS, EVERYWHERE, FLAGS, Command
 
 _SETTING = re.compile(r"([A-Za-z_]\w*(?:\.[\w-]+)*)=(.*)", re.DOTALL)
 _AT_MOST = re.compile(r"--([\w-]+)<=(.*)", re.DOTALL)
@@ -159,8 +159,9 @@ def _setting(token: _Token, verb: str, known: set[str], overrides: dict[str, str
             return [f"--{token.key}"] if value.lower() in _YES else []
         return [f"--{token.key}={value}"]
     root, dot, _ = token.key.partition(".")
-    if not dot or root not in INSIDE:
-        choices = [*known, *(f"{name}." for name in INSIDE)]
+    inside = COMMANDS[verb].inside
+    if not dot or root not in inside:
+        choices = [*known, *(f"{name}." for name in inside)]
         raise Usage(f"`coopt {verb}` does not know {token.key!r} in {token.text!r}{_meant(token.key, choices)}", verb)
     if token.key in overrides:
         raise Usage(f"{token.key} is given twice: {overrides[token.key]!r} and {value!r}", verb)

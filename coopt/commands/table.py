@@ -32,6 +32,7 @@ class Command(NamedTuple):
     example: str = ""
     show: str = "coopt.report.tables:table"  # `module:function` from the document to text for people
     jax: bool = True  # needs the numerical side: CPU backend, float64
+    inside: tuple[str, ...] = ()  # what `key.field=value` reaches inside: `layout.tp=8`, `hardware.memory.capacity=…`
 
 
 FLAGS = {
@@ -115,9 +116,8 @@ FLAGS = {
     "block_seconds": Flag("longest time for one block, compiling included, s", "NUMBER"),
 }
 EVERYWHERE = ("format", "profile_path", "debug")
-# `key=value` may also reach inside what a flag names: `layout.tp=8`, `hardware.memory.capacity="192 GiB"`.
-INSIDE = ("model", "hardware", "layout", "workload", "stack", "study", "scenario")
 
+DESIGN = ("model", "hardware", "layout", "workload")
 WORKLOAD = ("workload", "seq_len", "global_batch", "tokens", "stack")
 PLACE = ("name", "runs")
 WHERE = ("executor", "workers", "ray_address")
@@ -153,12 +153,14 @@ COMMANDS = {
         flags=("model", "hardware", "chips", "layout", *WORKLOAD, "watts", "gradients"),
         required=("model", "hardware"),
         example="coopt explain --model=llama3-70b --hardware=dgx-h100 --chips=1024 --layout=tp=8,pp=4",
+        inside=DESIGN,
     ),
     "diagnose": Command(
         "a run of yours beside our prediction: where its time goes, what is suspect, which layouts would be faster",
         "coopt.study.verbs:diagnose",
         flags=("model", "hardware", "chips", "layout", *WORKLOAD, "watts", "step_time", "trace"),
         example="coopt diagnose --model=llama3-70b --hardware=dgx-h100 --chips=64 --layout=tp=8,pp=4 --step_time=70s",
+        inside=DESIGN,
     ),
     "compare": Command(
         "which of two or more designs, plans or profiles is better, by how much, how sure, and why",
@@ -174,6 +176,7 @@ COMMANDS = {
         ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
         + (*PLACE, "resume", "seed", "adversary", "block_seconds", *WHERE),
         example="coopt search --model=llama3-70b --hardware=dgx-h100 --chips=1024 --measure=0",
+        inside=(*DESIGN, "study"),
     ),
     "predict": Command(
         "price every row of a table of published or planned steps",
@@ -205,6 +208,7 @@ COMMANDS = {
         ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "xla_flags", "peers", "chips", "out",
          "seconds", "block_seconds"),  # fmt: skip
         example="coopt measure --out=measured.json",
+        inside=("model", "layout"),
         show="coopt.commands.say:measured",
     ),
     "calibrate": Command(
@@ -221,6 +225,7 @@ COMMANDS = {
         (Word("scenario", "a scenario's name or file; without one, the first that ships", "?"),),
         ("out", "seconds"),
         example="coopt plan --format=json",
+        inside=("scenario",),
     ),
     "codesign": Command(
         "which chip to order for a model and its futures, its worth, and what a vendor should change",

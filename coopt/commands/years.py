@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 from coopt.commands import progress, written
-from coopt.problems import Problem, Refused
 
 FIRST = "vera-rubin-10gw"  # the scenario of `coopt plan` alone
 
@@ -18,11 +17,6 @@ def plan(options: Any) -> dict[str, Any]:
     from coopt.spec.find import find
 
     out = written.target(options.out)
-    strange = [name for name in options.overrides if not name.startswith("scenario.")]
-    if strange:
-        raise Refused(
-            *(Problem(field=name, expected="scenario.FIELD", got=options.overrides[name]) for name in strange)
-        )
     limit = {} if options.seconds is None else {"time_limit": options.seconds}
     with progress.bar() as told:
         document = roadmap.plan(

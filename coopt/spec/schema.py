@@ -33,10 +33,11 @@ Marks = Mapping[Place, Mark]
 
 
 def inner(annotation: Any) -> Any:
-    """An annotation without `| None`, keeping what `Annotated` says."""
+    """An annotation without `| None`, keeping what `Annotated` says of how a value is read."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return next((a for a in typing.get_args(annotation) if a is not type(None)), annotation)
-    return annotation
+    said = getattr(annotation, "__metadata__", ())
+    return typing.get_args(annotation)[0] if said and not any(isinstance(one, Scalar) for one in said) else annotation
 
 
 def at(schema: Any, place: Place) -> Any:
@@ -83,7 +84,11 @@ def validate(schema: type[pydantic.BaseModel], data: Any, marks: Marks) -> tuple
     try:
         parsed = schema.model_validate(data)
     except pydantic.ValidationError as error:
-        problems = [_said(e, schema, data, marks) for e in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        inside = {place for e in found for n in range(len(e["loc"])) if (place := tuple(e["loc"][:n]))}
+        # a list whose every element is wrong is not too short as well
+        told = [e for e in found if not (e["type"] == "too_short" and tuple(e["loc"]) in inside)]
+        problems = [_said(e, schema, data, marks) for e in told]
     if isinstance(data, dict):
         problems += _citations(data, marks) + _absences(schema, data, marks)
     ordered = sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line, p.field))

@@ -116,8 +116,8 @@ def _share(least: float) -> Scalar:
     return Scalar("a share from 0 to 1" if least == 0 else "a share above 0, at most 1", "write `0.85` or `85 %`", read)
 
 
-Text = Annotated[str, Scalar("text", "put numbers in quotes", _text)]
-Notes = Annotated[tuple[str, ...], Scalar("a text or a list of texts", "put numbers in quotes", _notes)]
+Text = Annotated[str, Scalar("text", "write words; a number in quotes", _text)]
+Notes = Annotated[tuple[str, ...], Scalar("a text or a list of texts", "write words; a number in quotes", _notes)]
 Name = Annotated[str, Scalar("a name of small letters, digits, `-`, `.`", "write it like `h100-sxm`", _name)]
 Date = Annotated[str, Scalar("a date", "write `2026-08-27`, `2026-08`, `2026Q3` or `2026`", _date)]
 Flag = Annotated[bool, Scalar("yes or no", "write `yes` or `no`", flag)]

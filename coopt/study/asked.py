@@ -20,7 +20,6 @@ from coopt.study.schema import HOST, OBJECTIVES, Study
 DEFAULT = Path(__file__).with_name("default.yaml")
 LAW = "chinchilla-besiroglu"
 BLOCKS = 8  # compiled and timed where a study on this host does not say how many
-SECTIONS = ("study", "model", "hardware", "layout", "workload", "stack")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Question:
 
 def question(options: Any) -> Question:
     """The study that the options of `coopt search` ask for; Refused with everything that is wrong with it."""
-    inside = _inside(options.overrides)
+    inside = split(options.overrides)
     said: tuple[str, ...] = ()
     if options.model and not options.study:
         data, said = _few_words(options)
@@ -149,15 +148,6 @@ def _named(key: str, value: str) -> Any:
     return {"yes": 1, "no": 0, "true": 1, "false": 0}.get(value.lower(), read.plain(value))
 
 
-def _inside(overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    inside = split(overrides)
-    unknown = [name for name in inside if name not in SECTIONS]
-    if unknown:
-        known = ", ".join(f"{name}.FIELD" for name in SECTIONS)
-        raise Refused(*(Problem(field=name, expected=f"one of {known}", got=name) for name in unknown))
-    return inside
-
-
 def _overrides(data: dict[str, Any], inside: Mapping[str, Mapping[str, str]]) -> None:
     """`key=value` that reaches inside: fields of the study, of its model, its machines, its layout."""
     for field, text in inside.get("study", {}).items():
@@ -166,8 +156,6 @@ def _overrides(data: dict[str, Any], inside: Mapping[str, Mapping[str, str]]) ->
         _put(data, ["workload", field], read.plain(text))
     for field, text in inside.get("layout", {}).items():
         data["layout"] = {**data.get("layout", {}), **_fixed(f"{field}={text}")}
-    for text in inside.get("stack", {}).values():
-        data["stack"] = text
     if inside.get("model"):
         data["set"] = {**data.get("set", {}), **{field: read.plain(v) for field, v in inside["model"].items()}}
     if inside.get("hardware"):

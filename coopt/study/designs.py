@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coopt.problems import Problem, Refused
-from coopt.spec import load
+from coopt.spec import load, read
 from coopt.spec.nouns import PRECISIONS, Hardware, Layout, Model, Workload, training
+from coopt.spec.schema import Mark, validate
+from coopt.spec.schema_types import Count, Positive, Strict
 from coopt.study.power import capped
 from coopt.tree import replace
 
@@ -56,7 +59,10 @@ def design(
             problems.extend(refusal.problems)
             return otherwise
 
-    stack = stack or inside.get("stack", {}).get("name") or "generic"
+    stack = stack or "generic"
+    work = attempt(
+        lambda: _asked(inside.get("workload", {}), seq_len=seq_len, global_batch=global_batch, tokens=tokens)
+    )
     machine = attempt(
         lambda: load.resolve(hardware, chips=chips, stack=stack, overrides=inside.get("hardware", {}), path=path)
     )
@@ -69,26 +75,53 @@ def design(
         cut = attempt(lambda: load.layout(text, hardware=machine, model=shape, stack=stack, path=path))
     if problems:
         raise Refused(*problems)
-    assert machine is not None and shape is not None and cut is not None
+    assert machine is not None and shape is not None and cut is not None and work is not None
     placed, filled = cut
     said = (*(machine.assumed[:1] if watts is not None else ()), *filled)  # a cap comes first
-    if seq_len is None:
-        seq_len = min(float(shape.context) or 4096.0, 8192.0)
-        said += (f"seq_len={seq_len:g}: the model's context, at most 8192",)
-    if global_batch is None:
-        step = float(placed.dp * placed.micro_batch)
-        global_batch = max(round(TOKENS_A_STEP / seq_len / step), 1) * step
-        said += (f"global_batch={global_batch:g}: about {TOKENS_A_STEP:,} tokens a step in whole micro-batches",)
-    work = training(float(seq_len), float(global_batch), float(tokens) if tokens else float("nan"))
+    train, more = _workload(work, shape, placed)
     shape = load.padded(shape, float(placed.tp), stack=stack, path=path)
     return Design(
         name=name or f"{shape.name}@{machine.name}:{machine.chips:g}/{layout}",
         model=shape,
         layout=placed,
-        workload=work,
+        workload=train,
         hardware=machine,
-        assumed=tuple(dict.fromkeys((*said, *machine.assumed))),
+        assumed=tuple(dict.fromkeys((*said, *more, *machine.assumed))),
     )
+
+
+class _Work(Strict):
+    """What a design does: tokens a sequence, sequences a step, tokens of the run, tokens of a packed document."""
+
+    seq_len: Count | None = None
+    global_batch: Count | None = None
+    tokens: Positive | None = None
+    document: Positive = 0.0
+
+
+def _asked(inside: Mapping[str, str], **flags: float | None) -> _Work:
+    """What is asked of a design, by `workload.FIELD=value` and by flags; Refused with every number that cannot be."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    twice = [Problem(field=f"workload.{name}", expected="each field once", got=inside[name]) for name in given
+             if name in inside]  # fmt: skip
+    asked, wrong = validate(_Work, given | {name: read.plain(text) for name, text in inside.items()}, {(): Mark("", 0)})
+    if twice or wrong:
+        raise Refused(*twice, *wrong)
+    return asked
+
+
+def _workload(asked: _Work, model: Model, layout: Layout) -> tuple[Workload, tuple[str, ...]]:
+    """What is asked as a workload, with what was filled in said."""
+    seq_len, batch, said = asked.seq_len, asked.global_batch, ()
+    if seq_len is None:
+        seq_len = min(float(model.context) or 4096.0, 8192.0)
+        said += (f"seq_len={seq_len:g}: the model's context, at most 8192",)
+    if batch is None:
+        step = float(layout.dp * layout.micro_batch)
+        batch = max(round(TOKENS_A_STEP / seq_len / step), 1) * step
+        said += (f"global_batch={batch:g}: about {TOKENS_A_STEP:,} tokens a step in whole micro-batches",)
+    tokens = math.nan if asked.tokens is None else asked.tokens
+    return training(seq_len, batch, tokens, document=asked.document), said
 
 
 def split(overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:

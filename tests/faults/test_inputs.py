@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from coopt.problems import Refused
 from coopt.spec.find import find
 from coopt.spec.profiles import check, profile
+from coopt.study.schema import Study
 
 GOOD = {"chip": "h100-sxm", "system": "dgx-h100", "model": "llama3-70b"}
 FAMILY = """\
@@ -453,3 +454,15 @@ def test_any_tree_under_a_field_is_accepted_or_refused(kind, field, tree):
     fields, problems = validate(SCHEMAS[kind], data, {(): Mark("f.yaml", 1)})
     assert (fields is None) == bool(problems)
     assert all(p.file == "f.yaml" and p.line == 1 and p.field and p.expected and p.got for p in problems), problems
+
+
+def test_a_list_with_a_wrong_element_is_not_itself_wrong(tmp_path):
+    """One sentence for one mistake, with the nearest name also inside a list; a list that is missing is called one."""
+    file = tmp_path / "mine.yaml"
+    good = "kind: study\nname: mine\ntitle: Mine\nmodel: llama3-8b\nworkload: {seq_len: 512, global_batch: 8}\n"
+    file.write_text(f"{good}machines:\n  - {{hardware: host, chipz: 1}}\n")
+    (problem,) = check([file], schemas={"study": Study})
+    assert (problem.line, problem.field) == (7, "machines.0.chipz") and "chips" in problem.hint
+    file.write_text(f"{good}machines: host\n")
+    (problem,) = check([file], schemas={"study": Study})
+    assert problem.expected == "a list"

@@ -167,3 +167,19 @@ def test_rows_of_an_unknown_chip_are_skipped_with_a_reason(tmp_path):
         csv.writer(file).writerows([head, *mine])
     document = validate(str(table))
     assert document["scored"] == 4 and sum(document["skipped"].values()) == 1
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def test_what_a_design_is_to_do_is_read_as_numbers_that_can_be():
+    """Nothing divides by a sequence of no tokens, and nothing that was typed is left out."""
+    with pytest.raises(Refused) as refusal:
+        parse("llama3-9b@dgx-h100:8/tp=8", seq_len=0, global_batch=0.0, overrides={"workload.tokens": "nan"})
+    assert {problem.field for problem in refusal.value.problems} == {"model", "seq_len", "global_batch", "tokens"}
+    with pytest.raises(Refused, match="once"):
+        parse("llama3-8b@dgx-h100:8/tp=8", seq_len=64, overrides={"workload.seq_len": "128"})
+    packed = parse("llama3-8b@dgx-h100:8/tp=8", seq_len=8192, overrides={"workload.document": "512"})
+    whole = parse("llama3-8b@dgx-h100:8/tp=8", seq_len=8192)
+    flops = [float(count(one.model, one.layout, one.workload).model_flops) for one in (packed, whole)]
+    assert flops[0] < flops[1]

@@ -119,6 +119,8 @@ def test_version(tmp_path):
         (("explain", "--model=x", "--hardware=y", "stray"), "stray"),
         (("explain", "--model=x", "--hardware=y", "layuot.tp=8"), "did you mean layout"),
         (("explain", "--model=x", "--hardware=y", "layout.tp=8", "layout.tp=4"), "twice"),
+        (("explain", "--model=x", "--hardware=y", "stack.fitted.hide=0.5"), "does not know 'stack.fitted.hide'"),
+        (("compare", "x@y", "x@z", "layout.tp=8"), "does not know 'layout.tp'"),  # each design has its own
         (("hardware", "--chips=8"), "no flag --chips"),
         (("resume",), "run"),
         (("search", "--loss<=cheap"), "number"),

@@ -115,7 +115,6 @@ def test_mistakes_of_a_study_come_at_once_with_their_lines(tmp_path: Path):
     ("given", "field"),
     [
         ({"objective": "speed"}, "objective"),
-        ({"overrides": {"colour.deep": "1"}}, "colour"),
         ({"layout": "tq=8"}, "layout.tq"),
         ({"model": "llama3-70b", "hardware": "dgx-h100", "chips": 64, "measure": 2}, "file"),
         ({"model": "no-such-model", "hardware": "dgx-h100"}, "model"),
