@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from coopt.search import describe
 from coopt.search.layouts import PARALLEL, SEARCHED
 from coopt.search.space import Candidate, Space, candidate, digits
@@ -68,7 +70,22 @@ def space(study: Study, found: Family, *, chips: float | Sequence[float], path: 
         ),  # fmt: skip
     }
     work = training(study.workload.seq_len, _first(study.workload.global_batch), _first(study.workload.tokens))
-    return describe.space_from(description, chips=numbers, model=found.model, workload=work, file=found.file)
+    within = describe.space_from(description, chips=numbers, model=found.model, workload=work, file=found.file)
+    return _padded(within, study, path)
+
+
+def _padded(within: Space, study: Study, path: Any) -> Space:
+    """The space with vocabularies padded as the stack pads them for each tp, where no axis offers several."""
+    if any("model.vocab" in one.paths for one in within.axes):
+        return within
+    axes = []
+    for one in within.axes:
+        if "layout.tp" in one.paths:
+            ways = one.values[:, one.paths.index("layout.tp")]
+            vocab = [load.padded(within.base.model, tp, stack=study.stack, path=path).vocab for tp in ways]
+            one = dataclasses.replace(one, paths=(*one.paths, "model.vocab"), values=np.c_[one.values, vocab])
+        axes.append(one)
+    return dataclasses.replace(within, axes=tuple(axes))
 
 
 def practice(study: Study, found: Family, plan: Candidate, *, path: Any = None) -> tuple[str, ...]:

@@ -470,6 +470,20 @@ def test_a_search_starts_from_its_stack_and_says_so(runs: Path):
         assert any(said.startswith(f"{name}=") and "maxtext" in said for said in document["assumed"]), name
 
 
+@pytest.mark.parametrize(("vocab", "padded"), [("50257", 51200.0), ("32003", 32768.0)])
+def test_a_search_pads_the_vocabulary_for_each_tp_as_explain_does(runs: Path, vocab, padded):
+    asked = {"model": "llama2-7b", "hardware": "dgx-a100", "chips": 32, "global_batch": 64.0, "stack": "megatron-lm"}
+    asked |= {"overrides": {"model.vocab": vocab}}
+    document = main.search(
+        options(**asked, top=1, layout="tp=8,cp=1,order=tp-cp-dp-pp,offload=0,micro_batch=1,vpp=1,recompute=full")
+    )
+    (best,) = document["plans"]
+    cut = ",".join(f"{name}={value}" for name, value in best["layout"].items())
+    one = design(**asked, layout=cut, seq_len=best["seq_len"])
+    alone = float(estimate(count(one.model, one.layout, one.workload), one.hardware).step_time)
+    assert float(one.model.vocab) == padded and alone == pytest.approx(best["step_time"], rel=1e-9)
+
+
 def test_search_of_layouts_writes_a_run_and_answers(runs: Path):
     """`coopt search --model --hardware --chips`: the document's keys, the run's files, refusal of a second one."""
     given = options(model="llama3-8b", hardware="dgx-h100", chips=16, global_batch=64.0, top=4,
