@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ def run() -> NoReturn:
     """The `coopt` entry point; ends the process with one of the exit codes above."""
     from absl import app
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no rules or dots gets `?` for them
     try:
         app.run(main, argv=["coopt", *sys.argv[1:]], flags_parser=read)
     except KeyboardInterrupt:  # before `main` could say it better
