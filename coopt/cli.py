@@ -157,7 +157,9 @@ def _stopped(options: Any, *, terminated: bool) -> int:
     """Stopped by a signal: one line that says what goes on from here."""
     from coopt.problems import Problem
 
-    went_on = "the same command with --resume goes on from here" if options.command == "search" else "run it again"
+    went_on = "run it again"
+    if options.command == "search":
+        went_on = "the same command with --resume goes on from here (without, where no run had begun)"
     sentence = f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'}; what was finished is kept: {went_on}"
     if options.format == "json":
         _print_errors_json([Problem(hint=sentence)])
