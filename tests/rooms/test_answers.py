@@ -200,3 +200,10 @@ def test_a_step_waits_for_the_slowest_of_its_chips():
     ops, calm = count(one.model, one.layout, one.workload), replace(one.hardware, jitter=0.0, overhead=0.0)
     slower = estimate(ops, replace(calm, jitter=0.01)).step_time / estimate(ops, calm).step_time
     assert float(ops.chips) == 1024 and slower == pytest.approx(1 + 0.01 * 3.7233, rel=1e-6)
+
+
+def test_what_is_offloaded_leaves_the_chip_for_its_host():
+    one = parse("llama3-8b@dgx-h100:8/tp=2")
+    kept, half = (count(one.model, replace(one.layout, offload=share), one.workload).memory for share in (0.0, 0.5))
+    assert float(kept.host) == 0 < float(half.host)
+    assert float(half.activations + half.host) == pytest.approx(float(kept.activations))
