@@ -183,3 +183,27 @@ def test_what_a_design_is_to_do_is_read_as_numbers_that_can_be():
     whole = parse("llama3-8b@dgx-h100:8/tp=8", seq_len=8192)
     flops = [float(count(one.model, one.layout, one.workload).model_flops) for one in (packed, whole)]
     assert flops[0] < flops[1]
+
+
+def test_what_a_token_takes_is_the_step_over_its_tokens():
+    one = parse(H100)
+    document = explain(one.model, one.layout, one.workload, one.hardware)
+    cost = estimate(count(one.model, one.layout, one.workload), one.hardware)
+    tokens = float(one.workload.train.batch * one.workload.train.seq_len)
+    assert document["joules_per_token"] == pytest.approx(float(cost.joules) / tokens)
+    assert document["dollars_per_token"] == pytest.approx(float(cost.dollars) / tokens)
+
+
+def test_a_step_waits_for_the_slowest_of_its_chips():
+    """The mean of the slowest of n normal draws is near sqrt(2 ln n) deviations: 3.72 for 1,024 chips."""
+    one = parse(H100)
+    ops, calm = count(one.model, one.layout, one.workload), replace(one.hardware, jitter=0.0, overhead=0.0)
+    slower = estimate(ops, replace(calm, jitter=0.01)).step_time / estimate(ops, calm).step_time
+    assert float(ops.chips) == 1024 and slower == pytest.approx(1 + 0.01 * 3.7233, rel=1e-6)
+
+
+def test_what_is_offloaded_leaves_the_chip_for_its_host():
+    one = parse("llama3-8b@dgx-h100:8/tp=2")
+    kept, half = (count(one.model, replace(one.layout, offload=share), one.workload).memory for share in (0.0, 0.5))
+    assert float(kept.host) == 0 < float(half.host)
+    assert float(half.activations + half.host) == pytest.approx(float(kept.activations))
