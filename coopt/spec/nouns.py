@@ -145,7 +145,10 @@ class Layout:
     # sums of gradients between copies (HSDP, slices) begin when the loop is done.
     traced: Leaf = 0.0
     offload: Leaf = 0.0  # share of kept activations moved to host memory and back
-    overlap: Leaf = 0.0  # 1: tensor-parallel collectives run under matmuls that are cut for it
+    overlap: Leaf = 0.0  # 1: all tensor-parallel collectives run under matmuls that are cut for it
+    late: Leaf = 0.0  # 1: weights are gathered and gradients summed while nothing is computed
+    beside: Leaf = 0.0  # 1: backward, tensor collectives run beside the products that do not wait for them
+    apart: Leaf = 0.0  # 1: weight gradients are added up by kernels of their own, not by the products that make them
     pieces: Leaf = 1.0  # messages in which a layer's weights are gathered (zero 3)
     graphs: Leaf = 0.0  # share of launches replayed from captured graphs, which cost the host nothing
     transport: Leaf = 0.0  # code into TRANSPORTS
@@ -353,7 +356,8 @@ class Ops:
     layers_middle: Leaf = 0.0
     layers_last: Leaf = 0.0
     type: Leaf = 2.0  # the recipe's linear type: the peak that MFU is taken of
-    overlap: Leaf = 0.0  # 1: tensor collectives may hide behind compute
+    overlap: Leaf = 0.0  # share of tensor collectives that may hide behind compute
+    late: Leaf = 0.0  # 1: data collectives wait until nothing is computed
     scan: Leaf = 0.0  # 1: sums between copies begin when all is computed
     eager: Leaf = 1.0  # share of launches that the host makes one by one
     synchronised: Leaf = 0.0  # share of layers in which the host waits for the device to say how much work there is
