@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ def run() -> NoReturn:
     """The `coopt` entry point; ends the process with one of the exit codes above."""
     from absl import app
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no rules or dots gets `?` for them
     try:
         app.run(main, argv=["coopt", *sys.argv[1:]], flags_parser=read)
     except KeyboardInterrupt:  # before `main` could say it better
@@ -154,7 +157,9 @@ def _stopped(options: Any, *, terminated: bool) -> int:
     """Stopped by a signal: one line that says what goes on from here."""
     from coopt.problems import Problem
 
-    went_on = "the same command with --resume goes on from here" if options.command == "search" else "run it again"
+    went_on = "run it again"
+    if options.command == "search":
+        went_on = "the same command with --resume goes on from here (without, where no run had begun)"
     sentence = f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'}; what was finished is kept: {went_on}"
     if options.format == "json":
         _print_errors_json([Problem(hint=sentence)])

@@ -55,7 +55,7 @@ def compiled(asked: tuple, date: str) -> dict[str, str]:
     """A line for one of STEPS: the step compiled for its slice, timed by the rule that v5e and v5p were scored by."""
     model, machine, chips, slice_, sequences, tokens = asked
     with SCORES.open(newline="") as file:
-        scored = [row for row in csv.DictReader(file) if row["flags"] == "default"]
+        scored = [row for row in csv.DictReader(file) if (row["flags"], row["kind"]) == ("default", "dense")]
     miss = [math.log(float(row["streams"]) / float(row["measured"])) for row in scored]
     sigma = math.sqrt(sum(one * one for one in miss) / len(miss))
     width = math.exp(2.0 * Z90 * sigma)

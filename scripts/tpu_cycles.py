@@ -57,8 +57,8 @@ RECIPES = {
                     "pp": "1", "cp": "1", "ep": "1", "dp": "128", "recompute_kind": "full", "scorable": "yes"},
 }  # fmt: skip
 FIELDS = (
-    "id flags target measured raw alone streams matmul attention other collective hidden flops ideal fusions replaced "
-    "streamed unread memory compile_s resident jax libtpu digest date"
+    "id kind flags target measured raw alone streams matmul attention other collective hidden flops ideal fusions "
+    "replaced streamed unread memory compile_s resident jax libtpu digest date"
 ).split()
 
 
@@ -105,6 +105,13 @@ def single(one: rows.Design) -> bool:
     return int(one.row["n_chips"]) == int(one.row["scaleup_domain"])
 
 
+def kind(one: rows.Design) -> str:
+    """`dense` (in bfloat16), `mixture`, or a number format: of the last two other programs were published."""
+    if any(kind.feedforward == "moe" for kind in one.model.kinds):
+        return "mixture"
+    return "dense" if one.layout.precision.name == "bf16" else one.layout.precision.name
+
+
 def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
     """A row of the table: the step compiled for its slice with these flags, priced by every rule."""
     # The stack cuts the residual stream over the tensor axis; along the sequence that is as many bytes.
@@ -135,6 +142,7 @@ def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
     }
     return {
         "id": one.row["id"],
+        "kind": kind(one),
         "flags": "published" if flags else "default",
         "target": answer["target"],
         **{name: f"{value:.6g}" for name, value in numbers.items()},
@@ -180,10 +188,15 @@ def score(told: dict[str, dict[str, str]], every: dict[str, rows.Design]) -> Non
             for rule in cycles.RULES
         )
         print(f"{name}  measured {float(row['measured']):7.2f}  {errors}  ideal {float(row['ideal']):6.2f}")
+    dense = np.array([told[name]["kind"] == "dense" for name in names])
     for rule in cycles.RULES:
-        print(said(rule, np.array([float(told[name][rule]) for name in names]), measured))
-    ideal = np.array([float(told[name]["ideal"]) for name in names])
-    print(said("FLOPs/peak x one constant", ideal * np.exp(np.mean(np.log(measured / ideal))), measured))
+        predicted = np.array([float(told[name][rule]) for name in names])
+        print(said(f"{rule}, dense", predicted[dense], measured[dense]))
+        if not np.all(dense):
+            print(said(f"{rule}, every row", predicted, measured))
+    ideal = np.array([float(told[name]["ideal"]) for name in names])[dense]
+    constant = ideal * np.exp(np.mean(np.log(measured[dense] / ideal)))
+    print(said("FLOPs/peak x one constant", constant, measured[dense]))
     base = {(every[name].row["model"], slice_of(every[name])): name for name in names}
     several = [one for one in every.values() if not single(one) and (one.row["model"], slice_of(one)) in base]
     if not several:

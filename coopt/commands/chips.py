@@ -19,13 +19,6 @@ def codesign(options: Any) -> dict[str, Any]:
 
     out = written.target(options.out)
     typed = {name: getattr(options, name) for name in (*LIMITS, *COUNTED) if getattr(options, name) is not None}
-    wrong = [
-        Problem(field=name, expected="a number above 0", got=f"{value:g}")
-        for name, value in typed.items()
-        if not 0 < value < math.inf
-    ]
-    if wrong:
-        raise Refused(*wrong)
     given = {name: typed[name] for name in COUNTED if name in typed}
     given |= {"batch": given.pop("global_batch")} if "global_batch" in given else {}
     given |= {name: getattr(options, name) for name in ("model", "vendor", "objective") if getattr(options, name)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -212,23 +214,27 @@ def _parser(verb: str, command: Command) -> _Parser:
     return parser
 
 
-def _whole(text: str) -> int:
+def _whole(text: str, least: int = 0) -> int:
     """A whole number: `1024`, `1_024`, `1e6`."""
-    number = _number(text)
-    if not number.is_integer():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return int(text.replace("_", "")) if text.replace("_", "").lstrip("+-").isdigit() else int(number)
+    try:
+        digits = text.replace("_", "").removeprefix("+")
+        number = int(digits) if digits.isdecimal() else float(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number < math.inf or number != int(number):
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text!r}")
+    return int(number)
 
 
 def _number(text: str) -> float:
-    """A finite number, not negative."""
+    """A finite number above zero."""
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a finite number, zero or more, got {text!r}")
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return number
 
 
-_READ = {"WHOLE": _whole, "NUMBER": _number}
+_READ = {"WHOLE": _whole, "COUNT": functools.partial(_whole, least=1), "NUMBER": _number}

@@ -9,7 +9,9 @@ class Flag(NamedTuple):
     """One flag: what it means (with its unit), what it takes and what it is when left out."""
 
     help: str
-    takes: str | tuple[str, ...] = "TEXT"  # TEXT, WHOLE, NUMBER, nothing (""), or the words it may be
+    takes: str | tuple[str, ...] = (
+        "TEXT"  # TEXT, WHOLE (from 0), COUNT (from 1), NUMBER (above 0), nothing (""), or the words it may be
+    )
     default: str | int | float | bool | None = None
 
 
@@ -43,13 +45,13 @@ FLAGS = {
     # what is priced
     "model": Flag("a model's name or file: llama3-70b, ./mine.yaml"),
     "hardware": Flag("a system's, chip's or measured profile's name or file: dgx-h100, ./mine.yaml"),
-    "chips": Flag("how many chips", "WHOLE"),
+    "chips": Flag("how many chips", "COUNT"),
     "layout": Flag(
         "how the model is cut: tp=8,pp=4,micro_batch=1,…; what is left out is the stack's practice, and said"
     ),
     "workload": Flag("what is asked", ("train",), "train"),
-    "seq_len": Flag("tokens in a sequence", "WHOLE"),
-    "global_batch": Flag("sequences in a step, over all chips", "WHOLE"),
+    "seq_len": Flag("tokens in a sequence", "COUNT"),
+    "global_batch": Flag("sequences in a step, over all chips", "COUNT"),
     "tokens": Flag("tokens of the whole run, for its loss, days and dollars", "NUMBER"),
     "watts": Flag("hold each chip to so many W: clock and voltage follow", "NUMBER"),
     "stack": Flag("the software stack's name or file: generic, jax, megatron"),
@@ -72,7 +74,7 @@ FLAGS = {
     "batch_penalty": Flag(
         "what a batch beyond the critical one costs: law (tokens, by a published law) or none", ("law", "none"), "law"
     ),
-    "top": Flag("how many plans to keep and print", "WHOLE"),
+    "top": Flag("how many plans to keep and print", "COUNT"),
     "seed": Flag("seed of every random choice", "WHOLE", 0),
     "adversary": Flag("search against the model: where floors and replays disagree with it most; writes no run", ""),
     # runs
@@ -94,7 +96,7 @@ FLAGS = {
         "where blocks are timed and parts of a sweep priced: this process, its children, Ray, or Slurm's queue",
         ("serial", "process", "ray", "slurm"),
     ),
-    "workers": Flag("how many of the executor's jobs run at once", "WHOLE", 2),
+    "workers": Flag("how many of the executor's jobs run at once", "COUNT", 2),
     "ray_address": Flag("address of a Ray cluster; without it --executor=ray starts one on this machine"),
     # measuring
     "program": Flag("your own program, package.module:function; the function returns (step, arguments)"),
@@ -188,7 +190,7 @@ COMMANDS = {
     ),
     "validate": Command(
         "price every row of a table of measured steps, and score the prediction",
-        "coopt.study.verbs:validate",
+        "coopt.commands.written:validate",
         (Word("rows", "a CSV file"),),
         ("out", "stack"),
         example="coopt validate rows.csv --format=json",

@@ -37,11 +37,14 @@ class Design:
 def read(path: str | Path) -> Table:
     """The rows of a CSV file as dictionaries of text; an unreadable file or missing column is `Refused`."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a byte order mark
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Refused(Problem(file=str(path), expected="a readable CSV table", got=str(error))) from None
-    missing = [name for name in REQUIRED if not rows or name not in rows[0]]
+    missing = [name for name in REQUIRED if name not in columns]
+    if not rows and not missing:
+        raise Refused(Problem(file=str(path), line=1, expected="at least one row below the names", got="none"))
     if missing:
         raise Refused(
             *(

@@ -62,7 +62,7 @@ def _used(module: Module, inside: dict[str, Instruction], value: Instruction, *,
             elif user.operation in _THROUGH:
                 total += _used(module, inside, user, made=made)
             elif user.operation in _LAZY and position == 0:
-                total += _used(module, inside, user, made=True) * _size(value) / _size(user)
+                total += _used(module, inside, user, made=True) * _size(value) / (_size(user) or 1.0)
             else:
                 total += _read(module, user, position, value)
     return total

@@ -10,7 +10,6 @@ import base64
 import functools
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from coopt.report.grid import bare
 from coopt.report.page import Page
 from coopt.report.svg import Drawing
 from coopt.report.tables import page
+from coopt.store.files import write_whole
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -63,17 +63,6 @@ def _environment() -> Any:
 def write_report(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Writes `html_page(document)` to `path`, whole or not at all, and returns the path."""
     target = Path(path)
-    text = html_page(document).encode("utf-8")
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as paper:
-            paper.write(text)
-            paper.flush()
-            os.fsync(paper.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(target, html_page(document).encode("utf-8"))
     return target

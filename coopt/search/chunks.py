@@ -137,7 +137,7 @@ def _minima(wide, shared, made, *, program, floors, block, shape):
         if floor.varies not in least:
             value = found[floor.varies - 1] + barred
             slices = [value[place] for place in itertools.product(*(range(n) for n in value.shape[:block]))]
-            least[floor.varies] = functools.reduce(_lesser, slices, jnp.inf)
+            least[floor.varies] = functools.reduce(_lesser, slices, jnp.asarray(jnp.inf))
         value = least[floor.varies]
         for name, other in floor.then:
             other = found[other - 1]

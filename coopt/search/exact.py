@@ -130,8 +130,8 @@ def sift(state: Frontier, starts: np.ndarray, minima: np.ndarray) -> tuple[np.nd
     `minima` are `(objectives, blocks)`. What is clearly beaten goes first, before anything is graded.
     """
     finite = np.isfinite(minima)
-    known = finite[state.live].all(axis=0) & finite.any(axis=0)
-    starts, minima = starts[known], minima[:, known]
+    known = finite[state.live].all(axis=0) if state.live.any() else finite.any(axis=0)
+    starts, minima = starts[known], np.compress(known, minima, axis=1)
     points = state.points[:, state.live]
     strong = points[strong_first(points)[:STRONG]]
     left = ~dominated(minima[state.live].T, strong + CLEARLY * np.abs(strong))

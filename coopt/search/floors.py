@@ -39,19 +39,20 @@ def floors(recorded: Recorded, space: Space, inside: Collection[int]) -> tuple[R
 
     def around(place: int) -> tuple[str, int, int] | None:
         """The operation that gives a place, the operand that varies, and the other one; None where there is no such."""
-        name, operands = recorded.nodes[place - recorded.first] if place >= recorded.first else ("", ())
-        varying = [one for one in operands if recorded.axes[one].intersection(inside)]
-        if name not in ORDERLY or len(varying) != 1:
+        if place < recorded.first or recorded.nodes[place - recorded.first][0] not in ORDERLY:
             return None
-        first, second = operands
-        if varying[0] == second:
-            first, second = (second, first) if name in ("multiply", "add") else (None, None)
-        if first is None or (name in ("multiply", "divide") and not natural[second]):
+        name, (varies, other) = recorded.nodes[place - recorded.first]
+        varying = [bool(recorded.axes[one].intersection(inside)) for one in (varies, other)]
+        if sum(varying) != 1:
             return None
-        return name, first, second
+        if varying[1]:
+            if name in ("divide", "subtract"):
+                return None
+            varies, other = other, varies
+        return (name, varies, other) if name in ("add", "subtract") or natural[other] else None
 
     for place in recorded.results[1:]:
-        then = []
+        then: list[tuple[str, int]] = []
         while (step := around(place)) is not None:
             name, place, other = step
             then.append((name, result(other)))

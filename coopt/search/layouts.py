@@ -67,6 +67,10 @@ def layout_space(
     removed: Counter[str] = Counter()
     numbers = [chips] if isinstance(chips, int | float) else list(chips)
     rows = [row for number in numbers for row in _tuples(int(number), sizes, choices, removed)]
+    if not rows:
+        ruled = "; ".join(f"{rule} removed {count:,}" for rule, count in removed.items())
+        wanted = f"a choice with tp x cp x pp x dp = {' or '.join(map(str, numbers))}"
+        raise Refused(Problem(field="layout", expected=wanted, got="none", hint=ruled))
     parallel = axis("parallel", [f"layout.{field}" for field in PARALLEL], rows)
     offers = {**CHOICES, **{field: choices[field] for field in FIELDS if field in choices and field not in PARALLEL}}
     if max(numbers) == 1:

@@ -35,13 +35,13 @@ def dominated(values: np.ndarray, by: np.ndarray) -> np.ndarray:
     beaten = np.zeros(len(values), dtype=bool)
     standing, columns = np.arange(len(values)), np.ascontiguousarray(np.asarray(values).T)
     for point in by[_telling(columns, by)]:
-        gone = np.flatnonzero(_nowhere_below(columns, point))
-        gone = gone[(columns[:, gone] != point[:, None]).any(axis=0)]
-        if len(gone):
+        gone = _nowhere_below(columns, point)
+        equal = gone & (columns[0] == point[0])
+        if equal.any():
+            gone &= ~(equal & (columns[1:] == point[1:, None]).all(axis=0))
+        if gone.any():
             beaten[standing[gone]] = True
-            left = np.ones(len(standing), dtype=bool)
-            left[gone] = False
-            standing, columns = standing[left], columns[:, left]
+            standing, columns = standing[~gone], np.compress(~gone, columns, axis=1)
     return beaten
 
 

@@ -30,6 +30,7 @@ GENERATIONS = 80
 STARTS = 16  # candidates that gradients, and the walk along axes, begin at
 STEPS = 40  # of a gradient descent
 WALK = 4096  # choices of an axis that are looked at in a walk; of longer axes the nearest
+NEAR = 256  # the same, beside the best candidate
 ARCHIVE = 4096  # points of the front that are kept while it grows
 
 
@@ -118,20 +119,32 @@ class Herd:
         self.digits, self.values, self.worse = digits[order], values[order], worse[order]
 
     def walk(self) -> None:
-        """Every choice of every axis at the best candidates, again and again until nothing improves."""
+        """Every choice of every axis at the best candidates, again and again until nothing improves.
+
+        Where nothing does, the same at what lies one step on one axis beside the best: two axes that only help
+        together are found so.
+        """
         while True:
             before = self.digits[0].copy()
-            steps = []
-            for place in self.digits[:STARTS]:
-                for axis, length in enumerate(self.sizes):
-                    low = int(np.clip(place[axis] - WALK // 2, 0, max(length - WALK, 0)))
-                    line = np.repeat(place[None], min(length, WALK), axis=0)
-                    line[:, axis] = np.arange(low, low + len(line))
-                    steps.append(line)
-            for line in np.array_split(np.concatenate(steps), -(-sum(map(len, steps)) // (4 * POPULATION))):
-                self.meet(line)
+            self._along(self.digits[:STARTS], WALK)
+            if (self.digits[0] == before).all():
+                step = np.eye(len(before), dtype=np.int64)
+                beside = before + np.concatenate((step, -step))
+                self._along(beside[((beside >= 0) & (beside < self.sizes)).all(axis=1)], NEAR)
             if (self.digits[0] == before).all():
                 return
+
+    def _along(self, places: np.ndarray, most: int) -> None:
+        """Prices every choice of every axis at some candidates; of an axis longer than `most`, the nearest."""
+        lines = []
+        for place in places:
+            for axis, length in enumerate(self.sizes):
+                low = int(np.clip(place[axis] - most // 2, 0, max(length - most, 0)))
+                line = np.repeat(place[None], min(length, most), axis=0)
+                line[:, axis] = np.arange(low, low + len(line))
+                lines.append(line)
+        for line in np.array_split(np.concatenate(lines), -(-sum(map(len, lines)) // (4 * POPULATION))):
+            self.meet(line)
 
     def result(self, keep: int, began: float) -> Result:
         """What was found, as a sweep has it."""

@@ -86,7 +86,8 @@ def find(kind: str, name: str, *, path: Folders = None, but: Path | None = None)
     if name.endswith((".yaml", ".yml")):
         if _there(Path(name)):
             return Path(name)
-        raise Refused(Problem(field=kind, expected="a file", got=name, hint=f"`coopt {_verb(kind)}` lists the names"))
+        hint = f"`coopt {_verb(kind)}` lists the names" if kind in FOLDERS else ""
+        raise Refused(Problem(field=kind, expected="a file", got=name, hint=hint))
     wanted, known = fold(name), []
     for root in roots(path):
         # The file that is called so first: names beyond it need not be read.

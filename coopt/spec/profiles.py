@@ -13,11 +13,11 @@ from typing import Any
 
 import pydantic
 
-from coopt.problems import Problem, Refused, near
+from coopt.problems import Problem, Refused, near, shown
 from coopt.spec import read, schema_fitted, schema_hardware, schema_models, schema_process, schema_spaces
 from coopt.spec.find import Folders, entries, find
 from coopt.spec.read import Place
-from coopt.spec.schema import Mark, validate
+from coopt.spec.schema import Mark, problem, validate
 from coopt.units import flag
 
 SCHEMAS: Mapping[str, type[pydantic.BaseModel]] = MappingProxyType(
@@ -115,7 +115,10 @@ def checked(
     *,
     schema: type[pydantic.BaseModel] | None = None,
 ) -> Profile:
-    """Data validated against the schema of its kind."""
+    """Data validated against the schema of its kind; of another kind, that alone is said."""
+    given = data.get("kind") if isinstance(data, dict) else None
+    if isinstance(given, str) and given != kind:
+        raise Refused(problem(marks, ("kind",), f"a file of kind: {kind}", shown(given)))
     fields, problems = validate(schema or SCHEMAS[kind], data, marks)
     if problems:
         raise Refused(*problems)

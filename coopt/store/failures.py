@@ -40,6 +40,8 @@ class Repeated(StoreFailure):
 def wrote_nothing(path: Path, error: OSError, *, wanted: int) -> StoreFailure:
     """The failure that says which write of `wanted` bytes did not happen, why, and how many bytes are free."""
     reason = os.strerror(error.errno) if error.errno else str(error)
+    if not wanted and error.errno in (errno.ENOENT, errno.EISDIR):  # it was to be read alone
+        return Unwritable(Problem(file=str(path), expected="a file that can be read", got=reason))
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFull(
             Problem(

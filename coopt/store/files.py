@@ -70,6 +70,16 @@ def write_whole(path: Path, data: bytes) -> None:
         raise wrote_nothing(path, error, wanted=len(data)) from None
 
 
+def writable(out: str | None) -> Path | None:
+    """The file that `--out` names, if any; Refused, before hours of work, where none could be written."""
+    if out is None:
+        return None
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Refused(Problem(field="out", expected="a file in a folder that exists and can be written", got=out))
+    return path
+
+
 def unfinished(path: Path) -> Path:
     """A name beside `path`, this process's own, for what is to become it by one rename."""
     return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.new")

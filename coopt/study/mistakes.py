@@ -21,7 +21,7 @@ MEASURED = ("measured_step_time_s", "measured_tokens_per_s_per_chip")
 def lines(file: str) -> list[int]:
     """The line on which each row of a table begins."""
     found = []
-    with open(file, newline="", encoding="utf-8") as text:
+    with open(file, newline="", encoding="utf-8-sig") as text:
         reader = csv.reader(text)
         start = 1
         for row in reader:

@@ -13,7 +13,7 @@ from typing import Any
 from coopt.problems import Problem, Refused
 from coopt.spec import load
 from coopt.spec.nouns import Hardware
-from coopt.store.files import write_whole
+from coopt.store.files import writable, write_whole
 from coopt.store.identity import finite
 from coopt.study import afresh, bench, blocks, calibration, compiled, energy, host, machines, operations, survey
 from coopt.study.emit import as_yaml
@@ -38,6 +38,7 @@ def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     The profile is the measured host's own, or the chip `--hardware`, and is written to `--out`, or beside what was
     measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
     """
+    writable(options.out)
     if getattr(options, "from"):
         return compiled.calibrate(options)
     sources = [_read(name, options.runs) for name in options.measured] or [_surveyed(options, told)]
@@ -86,6 +87,7 @@ def _origin(options: Any) -> str:
 def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
     """The most telling blocks, timed on this host now, as a file of measurements would say it."""
     deadline = options.block_seconds or bench.DEADLINE
+    named = load.profile("chip", options.hardware, path=options.profile_path).data if options.hardware else None
     if not re.fullmatch(r"local|cpu:[1-9]\d{0,3}", options.on):
         hint = "`--from=tpu:v6e` calibrates by a compiler alone"
         raise Refused(Problem(field="on", expected="local, or cpu:8 for fake devices", got=options.on, hint=hint))
@@ -93,8 +95,7 @@ def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
         told("measuring this host", 0, 1)
         here = machines.measure_host(None, executor, date=time.strftime("%Y-%m-%d"), deadline_s=deadline)
         told("measuring this host", 1, 1)
-        chip = load.profile("chip", options.hardware, path=options.profile_path).data if options.hardware else here.chip
-        hardware = _hardware(chip, options.profile_path)
+        hardware = _hardware(named or here.chip, options.profile_path)
         done = 0
 
         def clock(job: dict[str, Any]) -> blocks.Timed:

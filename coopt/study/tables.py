@@ -17,6 +17,7 @@ from coopt.ops import count
 from coopt.problems import Problem, Refused
 from coopt.spec import load
 from coopt.spec.nouns import TYPES, Hardware, Tier
+from coopt.store.files import writable
 from coopt.tree import replace
 
 COLUMNS = ("id", "predicted_step_time", "predicted_tokens_per_second_per_chip", "predicted_memory", "fidelity", "note")
@@ -117,6 +118,7 @@ def price(found: Sequence[tuple[int, rows.Design]]) -> tuple[np.ndarray, np.ndar
 
 def predict(file: str, *, out: str, stack: str | None = None, path: Any = None) -> dict[str, Any]:
     """One output row per row of the table; what cannot be priced has empty cells and a note that says why."""
+    writable(out)
     table = rows.read(file)
     found, skipped = designs(table, stack=stack, path=path)
     times, memory, _ = price(found)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coopt.store.files import write_whole
+from coopt.store.files import writable, write_whole
 from coopt.store.identity import finite
 from coopt.study import (
     asked,
@@ -43,6 +43,7 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     `--out` writes what `coopt calibrate` reads, after every block; blocks in it that were timed by the same code and
     versions on the same machine are not timed again. Raises Refused for a model or a layout that cannot be built.
     """
+    writable(options.out)
     if options.program:
         return _program(options, told)
     if options.peers:
@@ -53,6 +54,7 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     deadline = options.block_seconds or bench.DEADLINE
     timed: list[blocks.Timed] = []
     before = _finished(options.out)
+    asking = _of_model(options) if options.model else asked.study_data(options.study, options.profile_path)
 
     def document(left_out: int) -> dict[str, Any]:
         return {
@@ -68,7 +70,7 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
         told("measuring this host", 0, 1)
         here = machines.measure_host(None, executor, date=date, deadline_s=deadline)
         told("measuring this host", 1, 1)
-        jobs = _of_model(options) if options.model else _of_study(options, here, date)
+        jobs = asking if isinstance(asking, list) else _of_study(options, asking, here, date)
         for number, job in enumerate(jobs):
             if timed and time.monotonic() > until:
                 break
@@ -135,9 +137,9 @@ def _of_model(options: Any) -> list[dict[str, Any]]:
     return [blocks.job(model, layout, seq_len=seq_len, layer=layer) for layer in range(len(model.kinds))]
 
 
-def _of_study(options: Any, here: machines.Here, date: str) -> list[dict[str, Any]]:
+def _of_study(options: Any, data: dict[str, Any], here: machines.Here, date: str) -> list[dict[str, Any]]:
     """The best blocks of a study on this host."""
-    data, path = asked.study_data(options.study, options.profile_path), options.profile_path
+    path = options.profile_path
     data = {**data, "machines": [{"hardware": "host"}], "measure": data.get("measure") or BLOCKS}
     study = asked.checked_study(data)
     with tempfile.TemporaryDirectory() as folder:

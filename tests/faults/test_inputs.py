@@ -466,3 +466,11 @@ def test_a_list_with_a_wrong_element_is_not_itself_wrong(tmp_path):
     file.write_text(f"{good}machines: host\n")
     (problem,) = check([file], schemas={"study": Study})
     assert problem.expected == "a list"
+
+
+def test_a_file_of_another_kind_is_told_so_and_no_more(tmp_path):
+    """Not one sentence for each field that the other kind has not."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(STACK)
+    with pytest.raises(Refused, match=r"mine.yaml:1: kind: expected a file of kind: law, got stack$"):
+        profile("law", str(file))

@@ -29,6 +29,8 @@ def test_parts_add_up_and_the_measured_time_is_the_published_one():
         assert float(row["measured"]) == pytest.approx(rows.measured_step_time(published[row["id"]]), rel=1e-5)
         assert float(row["ideal"]) < float(row["alone"]) and row["unread"] == "0" and len(row["digest"]) == 64
         assert int(row["replaced"]) == int(row["fusions"])
+        eight, mixed = published[row["id"]]["precision"] != "bf16", bool(published[row["id"]]["experts"])
+        assert row["kind"] == ("mixture" if mixed else published[row["id"]]["precision"] if eight else "dense")
 
 
 def test_every_single_slice_of_v5e_and_v5p_is_there():
@@ -52,7 +54,7 @@ def test_flags_have_a_source_and_rows_that_are_scored():
 
 def test_the_scores_that_the_documentation_gives(repository):
     """Mean, worst and bias of each rule, as docs/machines-you-do-not-have.md prints them."""
-    found = table("default")
+    found = [row for row in table("default") if row["kind"] == "dense"]
     measured = np.array([float(row["measured"]) for row in found])
     page = (repository / "docs" / "machines-you-do-not-have.md").read_text()
     ideal = np.array([float(row["ideal"]) for row in found])
@@ -62,4 +64,5 @@ def test_the_scores_that_the_documentation_gives(repository):
         miss = seconds / measured - 1.0
         line = f"| {rule} | {np.mean(np.abs(miss)):.1%} | {np.max(np.abs(miss)):.1%} | {np.mean(miss):+.1%} | "
         assert line + f"{kendall_tau(seconds, measured):.3f} |" in page, line
-    assert np.mean(np.abs(predicted["streams"] / measured - 1.0)) < 0.07
+    miss = np.abs(predicted["streams"] / measured - 1.0)
+    assert np.mean(miss) < 0.07 and np.max(miss) < 0.15

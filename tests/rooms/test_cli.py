@@ -16,7 +16,7 @@ import pytest
 from coopt.commands import say
 from coopt.commands.parse import Usage, help_text, parse
 from coopt.commands.table import COMMANDS, EVERYWHERE, FLAGS
-from coopt.problems import Problem
+from coopt.problems import Problem, Refused
 
 
 def coopt(*words: str, cwd: Path | None = None, seconds: float = 120) -> subprocess.CompletedProcess[str]:
@@ -113,8 +113,8 @@ def test_version(tmp_path):
         (("--modle", "x", "explain"), "did you mean --model?"),
         (("explain", "--model=x"), "--hardware"),
         (("explain", "--model=x", "--hardware=y", "--chips=12.5"), "whole number"),
-        (("explain", "--model=x", "--hardware=y", "--chips=-8"), "zero or more"),
-        (("explain", "--model=x", "--hardware=y", "--chips=inf"), "finite"),
+        (("explain", "--model=x", "--hardware=y", "--chips=-8"), "from 1, got"),
+        (("explain", "--model=x", "--hardware=y", "--chips=inf"), "from 1, got"),
         (("explain", "--model=x", "--hardware=y", "--workload=dance"), "train"),
         (("explain", "--model=x", "--hardware=y", "stray"), "stray"),
         (("explain", "--model=x", "--hardware=y", "layuot.tp=8"), "did you mean layout"),
@@ -124,6 +124,10 @@ def test_version(tmp_path):
         (("hardware", "--chips=8"), "no flag --chips"),
         (("resume",), "run"),
         (("search", "--loss<=cheap"), "number"),
+        (("search", "--executor=process", "--workers=0"), "a whole number from 1, got '0'"),  # nobody would do the work
+        (("search", "--block_seconds=0"), "a number above 0, got '0'"),
+        (("explain", "--model=x", "--hardware=y", "--chips=1.5"), "a whole number from 1, got '1.5'"),
+        (("codesign", "--power=nan"), "a number above 0, got 'nan'"),
         (("runs", "--format=yaml"), "json"),
         (("runs", "--verbosity=loud"), "verbosity"),
     ],
@@ -355,3 +359,39 @@ def test_a_run_that_is_not_there_is_refused(tmp_path):
     for verb in ("report", "resume"):
         done = coopt(verb, "nothing", cwd=tmp_path)
         assert done.returncode == 1 and "nothing" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("words", [("search", "--help"), ("models", "llama3-8b")])
+def test_a_terminal_of_few_letters_loses_them_and_no_more(words, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = coopt(*words, cwd=tmp_path)
+    assert done.returncode == 0 and "?" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("words", [("measure",), ("calibrate",), ("predict", "rows.csv"), ("plan",), ("codesign",)])
+def test_what_could_not_be_written_is_refused_before_the_work(words, tmp_path):
+    """Neither minutes of timing nor a plan of years is lost to a folder that is not there."""
+    done = coopt(*words, f"--out={tmp_path}/nowhere/answer.json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "") and "out: expected a file in a folder that exists" in done.stderr
+
+
+def test_names_are_looked_up_before_the_machine_is_measured(monkeypatch):
+    """Seconds of timing do not come before a sentence about a name."""
+    from coopt.study import bench, verbs
+
+    monkeypatch.setattr(bench, "opened", lambda *_: pytest.fail("a machine was measured for nothing"))
+    for words in (["measure", "--model=nobody"], ["measure", "nobody.yaml"], ["calibrate", "--hardware=nobody"]):
+        with pytest.raises(Refused, match="nobody"):
+            getattr(verbs, words[0])(parse(words))
+
+
+def test_validate_writes_what_out_names(tmp_path):
+    table = ("id,chip,n_chips,layers,d_model,heads,d_ff,vocab,seq_len,global_batch,tp,pp,measured_step_time_s\n"
+             "a,h100-sxm,8,32,4096,32,14336,128256,4096,64,8,1,7.5\n")  # fmt: skip
+    (tmp_path / "rows.csv").write_text("\ufeff" + table, encoding="utf-8")  # as spreadsheets save it
+    done = coopt("validate", "rows.csv", "--out=score.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (point,) = json.loads((tmp_path / "score.json").read_text())["points"]
+    assert point["id"] == "a"
+    (tmp_path / "rows.csv").write_text(table.splitlines()[0])
+    assert "at least one row" in coopt("validate", "rows.csv", cwd=tmp_path).stderr

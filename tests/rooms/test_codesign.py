@@ -360,8 +360,6 @@ def test_shapes_have_one_size_and_one_range():
         ("--mix=today:-1", "a weight from 0"),
         ("--mix=today:0", "a future with a weight above 0"),
         ("--volume=100", "20,000 or more"),
-        ("--volume=0", "volume: expected a number above 0"),
-        ("--power=0", "power: expected a number above 0"),
         ("--vendor=b2000", "vendor|design: expected a known design"),
         ("--precision=fp3", "some of fp32"),
         ("--global_batch=7 --chips=64", "in eights for context-8x"),

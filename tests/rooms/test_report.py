@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import io
 import json
 import re
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from coopt.problems import Refused
 from coopt.report import csv_table, draw, html_page, show, table, write_report
 from coopt.report.grid import WIDTH
 from coopt.report.html import policy
@@ -101,6 +103,20 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path: Path) -> None
     with pytest.raises(AttributeError):
         write_report(None, target)  # type: ignore[arg-type]
     assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_a_sentence_and_the_old_page_stays(tmp_path, monkeypatch):
+    """A5: the page of a run is the old one or the new one."""
+    page = write_report(load(NAMES[0]), tmp_path / "a.html")
+    before = page.read_bytes()
+
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("coopt.store.files.write_all", full)
+    with pytest.raises(Refused, match=r"a.html: expected room for \d+ bytes"):
+        write_report(load(NAMES[1]), page)
+    assert page.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["a.html"]
 
 
 def test_a_search_page_shows_what_was_asked_for() -> None:

@@ -142,7 +142,7 @@ def test_layouts_say_what_they_left_out():
     space = layout_space(gpt(heads=12.0), training(2048.0, 24.0), chips=64)
     said = dict(space.removed)
     assert said["tp does not divide the heads"] > 0 and said["dp divides no batch"] > 0
-    with pytest.raises(Refused, match=r"parallel.*tp does not divide the heads removed 2"):
+    with pytest.raises(Refused, match=r"tp x cp x pp x dp = .*tp does not divide the heads removed 2"):
         layout_space(gpt(heads=12.0), training(2048.0, 64.0), chips=16, choices={"tp": [16]})
     with pytest.raises(Refused) as refused:
         layout_space(gpt(), training(2048.0, 64.0), chips=16, choices={"tpp": [1], "recompute": ["some"], "zero": []})
