@@ -99,11 +99,10 @@ MISSING = """\
   gradients that products add up, from the second on (section 6.2, gradient accumulation fusion); sums over data that
   hide behind nothing in either; and DeepSpeed's ZeRO-3 of 2021, which waited for every gather, gathered once more for
   what it recomputed and summed gradients everywhere (its issue 1173, pull request 1188). None of this is fitted, but it
-  was looked for because the one publication came out 10% too fast without its rows, and the other 4% too slow
-  (now 2% each). The
-  A100's constants went to where kernels alone have them: products from 0.83 to 0.85 (0.86 alone), the network between
-  nodes from its bound of 0.3 to 0.52. Known and not priced, because no column says it: the scripts of the first
-  interleave 76 to 530 billion, and overlap sums over data where there is one stage.
+  was looked for because the one publication came out 10% too fast without its rows, and the other 4% too slow; now both
+  are 2% too fast. The A100's constants went to where kernels alone have them: products from 0.83 to 0.85 (0.86 alone),
+  the network between nodes from its bound of 0.3 to 0.52. Known and not priced, because no column says it: the
+  scripts of the first interleave 76 to 530 billion, and overlap sums over data where there is one stage.
 - **Order of sizes**: in the 34 series of three sizes and more that differ in size alone (one table, one layout), ten
   neighbours are more than 5% apart, and two of them are wrong: 760M under MosaicML is 9% faster a chip on 16 H100 than
   on 8, and the trillion of v5p 5% faster on 4,096 chips than on 2,048. Nothing here gains by growing. Pairs in which

@@ -1,8 +1,7 @@
 """The nouns: frozen pytrees, SI base units, leaves that may be scalars or broadcastable arrays.
 
-Nothing here computes. A `Layout` whose leaves have shape `(n,)`, or one lattice axis each, *is* many layouts; the
-expression in `ops/` and `cost/` never asks which. Codes are small floats that index the tuples of names below, so
-that a choice can be an axis of a search. NaN in a price or a power means `not known`.
+Nothing here computes. A `Layout` whose leaves have shape `(n,)`, or one lattice axis each, *is* many layouts. Codes are
+small floats that index the names below, so that a choice can be an axis of a search. NaN means `not known`.
 """
 
 from __future__ import annotations
@@ -141,9 +140,7 @@ class Layout:
     recompute: Leaf = 0.0  # code into RECOMPUTE
     fused_attention: Leaf = 1.0  # 1: scores never leave the chip's cores; 0: written and read back
     fused_loss: Leaf = 1.0  # 1: cross-entropy in one kernel on 16-bit logits; 0: in 32 bits, an operation at a time
-    # 1: one traced and compiled program, its layers a loop: it keeps what differentiating each operation needs, and
-    # sums of gradients between copies (HSDP, slices) begin when the loop is done.
-    traced: Leaf = 0.0
+    traced: Leaf = 0.0  # 1: one compiled program: keeps what each operation needs, sums between copies after its loop
     offload: Leaf = 0.0  # share of kept activations moved to host memory and back
     overlap: Leaf = 0.0  # 1: all tensor-parallel collectives run under matmuls that are cut for it
     late: Leaf = 0.0  # 1: weights are gathered and gradients summed while nothing is computed
@@ -168,7 +165,7 @@ class Phase:
     seq_len: Leaf = 0.0
     batch: Leaf = 0.0  # sequences a step, over all chips
     context: Leaf = 0.0  # tokens already in the cache (prefill, decode)
-    document: Leaf = 0.0  # tokens of a document, where those packed into a sequence see not each other; 0: one
+    document: Leaf = 0.0  # tokens of a document packed with others, E[l^2] / E[l]; 0: a sequence is one document
     repeat: Leaf = 1.0
 
 
@@ -187,10 +184,7 @@ class Workload:
 
 
 def training(seq_len: Leaf, batch: Leaf, tokens: Leaf = NAN, *, document: Leaf = 0.0) -> Workload:
-    """A pre-training workload of `batch` sequences of `seq_len` tokens a step, `tokens` in all.
-
-    `document` is the length of packed documents, E[l^2] / E[l] where it varies; 0: a sequence is one document.
-    """
+    """Pre-training on `batch` sequences of `seq_len` tokens a step, `tokens` in all; `document`: see `Phase`."""
     return Workload(phases=(Phase(kind="train", seq_len=seq_len, batch=batch, document=document),), tokens=tokens)
 
 
