@@ -133,10 +133,10 @@ def bound(hardware: Hardware, row: Row, time: Leaf) -> Leaf:
 
 def verdict(ops: Ops, hardware: Hardware, wanted: Leaf) -> Leaf:
     """The first reason a layout cannot run, as a code into VERDICTS: arithmetic, type, offload, memory."""
+    code: Leaf = where(wanted > hardware.memory, float(VERDICTS.index("memory")), 0.0)
     homeless = logical_or(
         where(ops.memory.host > 0.0, hardware.host_bandwidth <= 0.0, False), ops.memory.host > hardware.host_memory
     )
-    code = where(homeless, float(VERDICTS.index("offload")), 0.0)
+    code = where(homeless, float(VERDICTS.index("offload")), code)
     code = where(supported(hardware, ops.type), code, float(VERDICTS.index("type")))
-    code = where(ops.verdict > 0.5, ops.verdict, code)
-    return where(code > 0.5, code, where(wanted > hardware.memory, float(VERDICTS.index("memory")), 0.0))
+    return where(ops.verdict > 0.5, ops.verdict, code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coopt.cost.overlap import Busy, Hidden, Layer, launches, linked, shows, total, waiting
 from coopt.spec.nouns import Hardware, Leaf, Ops
 from coopt.tree import struct
-from coopt.xp import floor, logical_or, maximum, minimum, where
+from coopt.xp import at_least, floor, logical_or, maximum, minimum, where
 
 # Share of the 1F1B bubble that is left when weight gradients fill it: Qi et al. 2023, arXiv 2401.10241 (ZB-H1).
 ZERO_BUBBLE = 1.0 / 3.0
@@ -56,6 +56,7 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], layer: Layer)
     whole = ops.layers * layer.time + (ends["first"] + ends["last"])
     # The slowest stage is no quicker than the mean one: no news of one layout, a tight bound on a box of many.
     pace = maximum(slowest, whole / ops.stages)
+    others = at_least(ops.stages - 1.0, 0.0)  # never below zero, however a bound on it is rounded
     idle = where(single, 0.0, where(ops.schedule > 1.5, ZERO_BUBBLE, 1.0) / ops.chunks)
     # Which stage is the slowest decides whose rows show.
     at_first = logical_or(single, first >= slowest)
@@ -65,7 +66,7 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], layer: Layer)
     on_first, on_last = m * where(at_first, 1.0, 0.0), m * where(at_last, 1.0, 0.0)
     return Pipeline(
         steady=m * pace + m * send,
-        bubble=(maximum(whole - slowest, 0.0) + (ops.stages - 1.0) * send) * idle,
+        bubble=(maximum(whole - slowest, 0.0) + others * send) * idle,
         layers=m * layers,
         first=on_first,
         last=on_last,

@@ -143,7 +143,8 @@ class Herd:
                 line = np.repeat(place[None], min(length, most), axis=0)
                 line[:, axis] = np.arange(low, low + len(line))
                 lines.append(line)
-        for line in np.array_split(np.concatenate(lines), -(-sum(map(len, lines)) // (4 * POPULATION))):
+        many = sum(map(len, lines))
+        for line in np.array_split(np.concatenate(lines), -(-many // (4 * POPULATION))) if many else ():
             self.meet(line)
 
     def result(self, keep: int, began: float) -> Result:
