@@ -87,6 +87,7 @@ def at_the_end(
     """
     most = maximum(ops.layers_first, maximum(ops.layers_middle, ops.layers_last)) * BACKWARD_SHARE
     window = most * layer.time + BACKWARD_SHARE * flow.stuck
+    may = hardware.hide_data * (1.0 - ops.late)
     kinds = tuple(
         Hidden(
             time=total(ops.rows, busy, "step", groups=(group,)),
@@ -94,7 +95,7 @@ def at_the_end(
             links=linked(ops.rows, busy, "step", groups=(group,)),
             cores=hardware.stolen,
         )
-        for group, share in (("data", hardware.hide_data), ("copies", hardware.hide_data * (1.0 - ops.scan)))
+        for group, share in (("data", may), ("copies", may * (1.0 - ops.scan)))
     )
     shown, (data, copies) = shows(window, *kinds, under=tuple(most * link for link in layer.links))
     return shown, {"data": data, "copies": copies}

@@ -132,7 +132,10 @@ def layer_time(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...]) -> Layer:
         cores=cores,
     )
     data = Hidden(
-        time=total(rows, busy, "layer", groups=("data",)), share=hardware.hide_data, links=gathers, cores=cores
+        time=total(rows, busy, "layer", groups=("data",)),
+        share=hardware.hide_data * (1.0 - ops.late),  # not while anything is computed
+        links=gathers,
+        cores=cores,
     )
     host = Hidden(time=total(rows, busy, "layer", groups=("host",)), share=hardware.hide_data)
     shown, (of_able, of_data, of_host) = shows(compute, able, data, host)

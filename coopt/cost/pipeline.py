@@ -5,7 +5,7 @@ from __future__ import annotations
 from coopt.cost.overlap import Busy, Hidden, Layer, launches, linked, shows, total, waiting
 from coopt.spec.nouns import Hardware, Leaf, Ops
 from coopt.tree import struct
-from coopt.xp import at_least, logical_or, maximum, minimum, where
+from coopt.xp import at_least, floor, logical_or, maximum, minimum, where
 
 # Share of the 1F1B bubble that is left when weight gradients fill it: Qi et al. 2023, arXiv 2401.10241 (ZB-H1).
 ZERO_BUBBLE = 1.0 / 3.0
@@ -43,7 +43,7 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], layer: Layer)
         ends[scope] = device + waits[scope]
     sent = total(rows, busy, "stage", groups=("pipeline",))
     # it hides behind the other chunks of the stage, where there are any
-    under = where(ops.chunks > 1.5, ops.overlap, 0.0)
+    under = where(ops.chunks > 1.5, floor(ops.overlap), 0.0)
     fewest = minimum(ops.layers_first, minimum(ops.layers_middle, ops.layers_last))
     message = Hidden(time=sent, share=under, links=linked(rows, busy, "stage", groups=("pipeline",)))
     send, (send_shows,) = shows(fewest * layer.time, message, under=tuple(fewest * link for link in layer.links))

@@ -147,10 +147,25 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
         traced=float(practice.get("traced", 0)),
         offload=offload,
         overlap=0.0 if plain else float(practice.get("overlap", 0)),
+        late=float(practice.get("late", 0)),
+        **_backward(row, practice, notes),
         pieces=float(practice.get("pieces", 1)),
         **_experts(row, practice, notes),
         precision=_recipe(row, PRECISIONS[name], practice),
     ), tuple(notes)
+
+
+def _backward(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[str]) -> dict[str, float]:
+    """What runs at the same time backward: the stack's practice, or none of it where a run is older than that.
+
+    The arXiv number of a publication tells its month.
+    """
+    since = practice.get("joint_since")
+    month = re.search(r"arXiv (\d\d)(\d\d)\.", row.get("url_or_repo_path", ""))
+    if since and month and f"20{month[1]}-{month[2]}" < since:
+        notes.append(f"beside assumed 0, apart 1 (published before {since})")
+        return {"beside": 0.0, "apart": 1.0}
+    return {key: float(practice.get(key, 0)) for key in ("beside", "apart")}
 
 
 def _precision(row: Mapping[str, str], notes: list[str]) -> str:

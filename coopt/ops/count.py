@@ -10,9 +10,9 @@ from coopt.ops.cut import Cut, cut
 from coopt.ops.feedforward import feedforward, routed_tokens
 from coopt.ops.memory import memory
 from coopt.ops.optimizer import optimizer
-from coopt.ops.rows import Rows, elementwise, matmul
+from coopt.ops.rows import Rows, elementwise, matmul, never
 from coopt.ops.shapes import check_kinds, layers, model_flops, value_dim
-from coopt.ops.weights import chip_weights, stages
+from coopt.ops.weights import Weights, chip_weights, stages
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import TYPE_BYTES, VERDICTS, LayerKind, Layout, Leaf, Model, Ops, Phase, Row, Workload
 from coopt.tree import replace
@@ -44,7 +44,7 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
     shards = where(layout.zero < 0.5, 1.0, shards)
     expert_shards = where(layout.zero < 0.5, 1.0, sizes.expert_data)
     rows = _layers(model, layout, sizes)
-    rows += _offload(model, layout, sizes)
+    rows += _accumulation(layout, sizes, weights) + _offload(model, layout, sizes)
     rows += ends.embedding(model, layout, sizes) + ends.head(model, layout, sizes)
     rows += _further(model, layout, sizes)
     rows += parallel.pipeline(model, layout, sizes)
@@ -65,7 +65,8 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
         layers_middle=split.middle,
         layers_last=split.last,
         type=layout.precision.linear,
-        overlap=layout.overlap,
+        overlap=parallel.beside(layout, sizes),
+        late=layout.late,
         scan=layout.traced,
         eager=1.0 - layout.graphs,
         synchronised=_synchronised(model, layout),
@@ -162,6 +163,20 @@ def _quantise(name: str, model: Model, kind: LayerKind, layout: Layout, sizes: C
         count=layout.precision.quantise,
         launches=3.0,
         back_launches=4.0,
+    )
+
+
+def _accumulation(layout: Layout, sizes: Cut, weights: Weights) -> Rows:
+    """Adding a layer's gradients to those of earlier micro-batches where products do not: a kernel for each matrix."""
+    if never(layout.apart, 1.0):
+        return ()
+    each = weights.layer_dense + weights.layer_expert
+    new, kept = layout.precision.activation * each, layout.precision.gradient * each
+    again = layout.apart * (1.0 - 1.0 / sizes.micro_batches)  # nothing was left before the first
+    return (
+        Row(
+            name="accumulate", kind="gather", phase="backward", count=again, launches=4.0, read=new + kept, written=kept
+        ),
     )
 
 

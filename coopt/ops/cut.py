@@ -19,6 +19,8 @@ class Cut:
     micro_batches: Leaf = 1.0
     full: Leaf = 0.0  # 1 where everything is recomputed
     partial: Leaf = 0.0  # 1 where attention is recomputed (selective or full)
+    pointwise: Leaf = 0.0  # 1 where what lies between products is
+    last: Leaf = 0.0  # 1 where the last product of a layer is, whose result nobody reads
     sharded: Leaf = 0.0  # 1 where weights are gathered when used (zero 3)
     stride_tensor: Leaf = 1.0
     stride_context: Leaf = 1.0
@@ -39,6 +41,7 @@ def cut(model: Model, layout: Layout, phase: Phase) -> Cut:
     stride_data = choose(order, (tp * cp, tp * cp * pp, pp * tp * cp))
     stride_pipeline = choose(order, (tp * cp * dp, tp * cp, 1.0))
     expert_tensor = where(layout.ep > 1.5, 1.0, tp)
+    full, partial = where(layout.recompute > 1.5, 1.0, 0.0), where(layout.recompute > 0.5, 1.0, 0.0)
     return Cut(
         seq_len=phase.seq_len,
         reach=where(phase.document > 0.0, minimum(phase.document, phase.seq_len), phase.seq_len),
@@ -46,8 +49,11 @@ def cut(model: Model, layout: Layout, phase: Phase) -> Cut:
         tokens=layout.micro_batch * phase.seq_len / cp,
         split=where(layout.sp > 0.5, tp, 1.0),
         micro_batches=phase.batch / (dp * layout.micro_batch),
-        full=where(layout.recompute > 1.5, 1.0, 0.0),
-        partial=where(layout.recompute > 0.5, 1.0, 0.0),
+        full=full,
+        partial=partial,
+        # A compiler makes again what it did not keep, products first, and only what is read.
+        pointwise=where(layout.traced > 0.5, partial, full),
+        last=where(layout.traced > 0.5, 0.0, full),
         sharded=where(layout.zero > 2.5, 1.0, 0.0),
         stride_tensor=stride_tensor,
         stride_context=stride_context,

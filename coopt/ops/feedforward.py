@@ -32,8 +32,12 @@ def _mlp(
     batch: Leaf = 1.0,
     count: Leaf = 1.0,
     launches: Leaf = 1.0,
+    weighed: bool = False,
 ) -> Rows:
-    """Up (and gate), activation, down; `batch` equal products side by side are the experts of one chip."""
+    """Up (and gate), activation, down; `batch` equal products side by side are the experts of one chip.
+
+    The result of the last product is read once more where it is `weighed`, for the gradient of its weight.
+    """
     d, linear, byte = model.d_model, layout.precision.linear, layout.precision.activation
     up = (1.0 + kind.gated) * width
     rows = matmul(
@@ -42,8 +46,9 @@ def _mlp(
     into, out = byte * tokens * up * batch, byte * tokens * width * batch
     rows += elementwise(f"{name}act", cut, read=into, written=out, back_read=into + out, back_written=into, count=count)
     rows += matmul(
-        f"{name}down", cut, layout, m=tokens, n=d, k=width, type=linear, batch=batch, count=count, launches=launches
-    )
+        f"{name}down", cut, layout, m=tokens, n=d, k=width, type=linear, batch=batch, count=count, launches=launches,
+        again=cut.full if weighed else cut.last,
+    )  # fmt: skip
     return rows
 
 
@@ -84,6 +89,7 @@ def _experts(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut)
         tokens=routed / local,
         batch=local,
         launches=local,
+        weighed=True,
     )
     rows += elementwise(
         f"{name}unpermute",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from coopt.ops.cut import Cut
-from coopt.ops.rows import wire
+from coopt.ops.rows import never, wire
 from coopt.ops.shapes import LATENT, layers, query_key_dim, value_dim
 from coopt.ops.weights import Stages, Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model, Row
@@ -15,11 +13,6 @@ MOMENT = 4.0  # B a parameter of one fp32 moment: AdamW keeps two, Muon one, Ada
 NEWTON_SCHULZ = (
     5.0  # iterations that make a momentum matrix orthogonal (Jordan 2024; Liu et al. 2025, arXiv 2502.16982)
 )
-
-
-def never(choice: Leaf, code: float) -> bool:
-    """True where it is known, before anything is compiled, that nobody chooses a code: its rows then cost nothing."""
-    return isinstance(choice, float | np.ndarray | np.generic) and not np.any(choice == code)
 
 
 def state(layout: Layout) -> Leaf:

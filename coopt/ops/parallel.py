@@ -45,6 +45,19 @@ def tensor(name: str, model: Model, layout: Layout, cut: Cut, *, count: Leaf) ->
     )
 
 
+def beside(layout: Layout, cut: Cut) -> Leaf:
+    """Share of tensor collectives that may run under products: all of them where products are cut for it, those that
+    the other product backward does not wait for where the stack starts them beside it.
+
+    Of a block's two linear layers that is the first: its input gradient is summed beside the product of the weight
+    gradient, and its input gathered once more beside that of the input gradient (Korthikanti et al. 2022, arXiv
+    2205.05198, sections 4.2.2 and 6.2). In passes of one gather or scatter: 2 of 4, 4 of 10 with sequence parallelism.
+    """
+    free = 1.0 + layout.sp
+    every = 2.0 + 3.0 * layout.sp + free * cut.full
+    return maximum(layout.overlap, layout.beside * free / every)
+
+
 def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
     """Keys and values of the whole sequence reach every chip: gathered forward, scattered back as gradients."""
     heads = kind.heads / layout.tp if kind.mixer == "mla" else maximum(kind.kv_heads / layout.tp, 1.0)
@@ -188,23 +201,29 @@ def data(layout: Layout, cut: Cut, weights: Weights, *, experts: bool) -> Rows:
 
 
 def _sharded(name: str, layout: Layout, cut: Cut, *, layer: Leaf, ways: Leaf, stride: Leaf) -> Rows:
-    """What zero 3 sends in every layer and micro-batch: weights gathered before use, gradients scattered."""
+    """What zero 3 sends in every layer and micro-batch: weights gathered before use, gradients scattered.
+
+    A tensor gathered by itself is let go after its use, so that what is recomputed gathers it a third time
+    (Rajbhandari et al. 2021, ZeRO-Infinity, arXiv 2104.07857, section 4.1), and its gradient is summed everywhere, a
+    scatter and a gather (DeepSpeed of 2021: github.com/deepspeedai/DeepSpeed/issues/1173).
+    """
     recipe, pieces = layout.precision, layout.pieces
+    alone = where(pieces > 1.5, 1.0, 0.0)
     return tuple(
         wire(
             f"{name}{part}",
             collective=collective,
             group="data",
             phase=phase,
-            count=cut.sharded * pieces,
+            count=cut.sharded * pieces * times,
             payload=byte * layer / pieces,
             size=ways,
             stride=stride,
-            copies=where(pieces > 1.5, ways, 0.0),
+            copies=alone * ways,
         )
-        for part, collective, phase, byte in (
-            ("gather", "all_gather", "forward", recipe.gather),
-            ("gather.dx", "all_gather", "backward", recipe.gather),
-            ("scatter", "reduce_scatter", "backward", recipe.reduce),
+        for part, collective, phase, byte, times in (
+            ("gather", "all_gather", "forward", recipe.gather, 1.0),
+            ("gather.dx", "all_gather", "backward", recipe.gather, 1.0 + alone * cut.full),
+            ("scatter", "reduce_scatter", "backward", recipe.reduce, 1.0 + alone),
         )
     )

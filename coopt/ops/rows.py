@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from coopt.ops.cut import Cut
 from coopt.spec.nouns import TYPE_BYTES, Layout, Leaf, Row
 from coopt.xp import choose, minimum
@@ -12,6 +14,11 @@ Rows = tuple[Row, ...]
 # of an eager trainer, with their casts and nodes of the gradient. A recomputed GPT layer has 61 launches here; its host
 # takes 3 ms (vTrain, measured), 200 kernels at 15 us. Chosen among 0 to 1 while looking at vTrain: docs/agreement.md.
 CALL = 1.0 / 3.0
+
+
+def never(choice: Leaf, code: float) -> bool:
+    """True where it is known, before anything is compiled, that nobody chooses a code: its rows then cost nothing."""
+    return isinstance(choice, float | np.ndarray | np.generic) and not np.any(choice == code)
 
 
 def matmul(
@@ -33,11 +40,12 @@ def matmul(
     """A product y(m, n) = x(m, k) w(k, n): one forward, two backward (gradients of both operands).
 
     FLOPs 2 m n k each; bytes of the operands in their type, outputs in the activation type. Where w are weights,
-    their gradient is added into the gradient buffer. `again` is the share recomputed: all under full recompute.
+    their gradient is added to what earlier micro-batches left, unless that is a kernel of its own. `again` is the share
+    recomputed: all under full recompute.
     """
     operand = choose(type, TYPE_BYTES)
     out = layout.precision.activation
-    grad = layout.precision.gradient if weights else out
+    grad, old = _gradient(layout, out) if weights else (out, 0.0)
     repeat = (cut.full if scope == "layer" else 0.0) if again is None else again
 
     def product(part: str, phase: str, count: Leaf, sizes: tuple[Leaf, Leaf, Leaf], read: Leaf, written: Leaf) -> Row:
@@ -48,13 +56,21 @@ def matmul(
         )  # fmt: skip
 
     read = operand * (m * k + k * n)
-    read_back = operand * (m * k + m * n) + (grad * k * n if weights else 0.0)
+    read_back = operand * (m * k + m * n) + old * k * n
     return (
         product("", "forward", count, (m, n, k), read, out * m * n),
         product(".again", "recompute", count * repeat, (m, n, k), read, out * m * n),
         product(".dx", "backward", count, (m, k, n), operand * (m * n + k * n), out * m * k),
         product(".dw", "backward", count, (k, n, m), read_back, grad * k * n),
     )
+
+
+def _gradient(layout: Layout, out: Leaf) -> tuple[Leaf, Leaf]:
+    """Bytes an element of a weight gradient that its product writes, and that it reads to add to."""
+    kept = layout.precision.gradient
+    if never(layout.apart, 1.0):
+        return kept, kept
+    return kept + layout.apart * (out - kept), kept - layout.apart * kept
 
 
 def elementwise(
@@ -75,9 +91,9 @@ def elementwise(
 ) -> Rows:
     """A fused pointwise or normalising kernel: bytes in, bytes out, a launch; backward has its own bytes.
 
-    `again` is the share recomputed; by default all of it under full recompute.
+    `again` is the share recomputed; by default all of it under full recompute, and in a traced program under any.
     """
-    repeat = (cut.full if scope == "layer" else 0.0) if again is None else again
+    repeat = (cut.pointwise if scope == "layer" else 0.0) if again is None else again
 
     def kernel(part: str, phase: str, count: Leaf, read: Leaf, written: Leaf, launches: Leaf) -> Row:
         return Row(
@@ -142,7 +158,7 @@ def wire(
         group=group,
         collective=collective,
         count=count,
-        launches=(CALL + copies) * minimum(size - 1.0, 1.0),  # a group of one is never called
+        launches=CALL * (1.0 + copies) * minimum(size - 1.0, 1.0),  # a group of one is never called
         payload=payload,
         fan=fan,
         size=size,

@@ -1,8 +1,7 @@
 """The nouns: frozen pytrees, SI base units, leaves that may be scalars or broadcastable arrays.
 
-Nothing here computes. A `Layout` whose leaves have shape `(n,)`, or one lattice axis each, *is* many layouts; the
-expression in `ops/` and `cost/` never asks which. Codes are small floats that index the tuples of names below, so
-that a choice can be an axis of a search. NaN in a price or a power means `not known`.
+Nothing here computes. A `Layout` whose leaves have shape `(n,)`, or one lattice axis each, *is* many layouts. Codes are
+small floats that index the names below, so that a choice can be an axis of a search. NaN means `not known`.
 """
 
 from __future__ import annotations
@@ -141,11 +140,12 @@ class Layout:
     recompute: Leaf = 0.0  # code into RECOMPUTE
     fused_attention: Leaf = 1.0  # 1: scores never leave the chip's cores; 0: written and read back
     fused_loss: Leaf = 1.0  # 1: cross-entropy in one kernel on 16-bit logits; 0: in 32 bits, an operation at a time
-    # 1: one traced and compiled program, its layers a loop: it keeps what differentiating each operation needs, and
-    # sums of gradients between copies (HSDP, slices) begin when the loop is done.
-    traced: Leaf = 0.0
+    traced: Leaf = 0.0  # 1: one compiled program: keeps what each operation needs, sums between copies after its loop
     offload: Leaf = 0.0  # share of kept activations moved to host memory and back
-    overlap: Leaf = 0.0  # 1: tensor-parallel collectives run under matmuls that are cut for it
+    overlap: Leaf = 0.0  # 1: all tensor-parallel collectives run under matmuls that are cut for it
+    late: Leaf = 0.0  # 1: weights are gathered and gradients summed while nothing is computed
+    beside: Leaf = 0.0  # 1: backward, tensor collectives run beside the products that do not wait for them
+    apart: Leaf = 0.0  # 1: weight gradients are added up by kernels of their own, not by the products that make them
     pieces: Leaf = 1.0  # messages in which a layer's weights are gathered (zero 3)
     graphs: Leaf = 0.0  # share of launches replayed from captured graphs, which cost the host nothing
     transport: Leaf = 0.0  # code into TRANSPORTS
@@ -165,7 +165,7 @@ class Phase:
     seq_len: Leaf = 0.0
     batch: Leaf = 0.0  # sequences a step, over all chips
     context: Leaf = 0.0  # tokens already in the cache (prefill, decode)
-    document: Leaf = 0.0  # tokens of a document, where those packed into a sequence see not each other; 0: one
+    document: Leaf = 0.0  # tokens of a document packed with others, E[l^2] / E[l]; 0: a sequence is one document
     repeat: Leaf = 1.0
 
 
@@ -184,10 +184,7 @@ class Workload:
 
 
 def training(seq_len: Leaf, batch: Leaf, tokens: Leaf = NAN, *, document: Leaf = 0.0) -> Workload:
-    """A pre-training workload of `batch` sequences of `seq_len` tokens a step, `tokens` in all.
-
-    `document` is the length of packed documents, E[l^2] / E[l] where it varies; 0: a sequence is one document.
-    """
+    """Pre-training on `batch` sequences of `seq_len` tokens a step, `tokens` in all; `document`: see `Phase`."""
     return Workload(phases=(Phase(kind="train", seq_len=seq_len, batch=batch, document=document),), tokens=tokens)
 
 
@@ -353,7 +350,8 @@ class Ops:
     layers_middle: Leaf = 0.0
     layers_last: Leaf = 0.0
     type: Leaf = 2.0  # the recipe's linear type: the peak that MFU is taken of
-    overlap: Leaf = 0.0  # 1: tensor collectives may hide behind compute
+    overlap: Leaf = 0.0  # share of tensor collectives that may hide behind compute
+    late: Leaf = 0.0  # 1: data collectives wait until nothing is computed
     scan: Leaf = 0.0  # 1: sums between copies begin when all is computed
     eager: Leaf = 1.0  # share of launches that the host makes one by one
     synchronised: Leaf = 0.0  # share of layers in which the host waits for the device to say how much work there is

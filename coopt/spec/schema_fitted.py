@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from coopt.spec.schema_types import (
@@ -35,6 +36,10 @@ def _sequence_parallel(given: Any) -> str | float | None:
     return given if given == "with-tp" else None if said is None else float(said)
 
 
+def _month(given: Any) -> str | None:
+    return given if isinstance(given, str) and re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", given) else None
+
+
 def _chunks(given: Any) -> str | float | None:
     if given == "layers":
         return given
@@ -42,6 +47,7 @@ def _chunks(given: Any) -> str | float | None:
 
 
 Chunks = Annotated[str | float, Scalar("`layers` or a whole number", "`layers` is one layer a chunk", _chunks)]
+Month = Annotated[str, Scalar("a month, yyyy-mm", "the month of a publication", _month)]
 Shards = Annotated[str | float, Scalar("`dp` or a whole number", "write `dp` for all of data parallel", _shards)]
 SequenceParallel = Annotated[
     str | float, Scalar("`with-tp`, 0 or 1", "`with-tp` is 1 where tp > 1", _sequence_parallel)
@@ -78,6 +84,8 @@ class Family(File):
 class Practice(Strict):
     """Layout fields that a stack sets when they are left out."""
 
+    apart: Flag | None = None
+    beside: Flag | None = None
     cp: Count | None = None
     dropout: Flag | None = None  # of models with plain (ungated) feed-forwards
     ep: Count | None = None
@@ -87,6 +95,7 @@ class Practice(Strict):
     gradient: Count | None = None  # B an element of a gradient kept
     graphs: Share | None = None
     imbalance: AtLeastOne | None = None
+    late: Flag | None = None
     micro_batch: Count | None = None
     offload: Share | None = None
     optimizer: Literal["adamw", "muon", "adafactor"] | None = None
@@ -126,6 +135,7 @@ class Stack(File):
 
     kind: Literal["stack"]
     later: Name | None = None  # the stack that this name stands for on chips with 8-bit floats
+    joint_since: Month | None = None  # of publication: before, `apart` and not `beside`
     captured: Text | None = None  # release from which mixtures in mxfp8 and nvfp4 replay whole steps
     practice: Practice = Practice()
     ported: dict[Name, Quantity[Efficiency]] = {}  # noqa: RUF012  # by family: rate of attention kernels older than it

@@ -91,6 +91,9 @@ _ACCEPTS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
     "offload": ("a share from 0 to 1", _part),
     "graphs": ("a share from 0 to 1", _part),
     "overlap": ("0 or 1", _yes),
+    "late": ("0 or 1", _yes),
+    "beside": ("0 or 1", _yes),
+    "apart": ("0 or 1", _yes),
     "capacity": ("0 or a factor of the mean from 1", _factor(0)),
     "imbalance": ("a factor of the mean from 1", _factor(1)),
 }

@@ -64,6 +64,7 @@ def practice(stack: str, path: Any = None) -> tuple[dict[str, Any], str]:
         **found.data.get("practice", {}),
         "later": found.fields.later,
         "captured": found.fields.captured,
+        "joint_since": found.fields.joint_since,
     }, found.name
 
 

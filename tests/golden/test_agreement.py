@@ -6,19 +6,19 @@ from coopt.study.evidence import measurements
 from coopt.study.validated import validate
 
 # figure: at most
-TOLERANCES = {"mape": 0.058, "median_ape": 0.040, "macro_mape": 0.048}
-SLICES = {"MoE": 0.118, "EP > 8": 0.167, "fp8 and mxfp8": 0.082, "CP > 1": 0.045, "TPU": 0.085}
-RATIOS = {"chips": 0.034, "precisions": 0.050, "sizes": 0.011, "sizes, mixed": 0.016}
+TOLERANCES = {"mape": 0.056, "median_ape": 0.038, "macro_mape": 0.042}
+SLICES = {"MoE": 0.117, "EP > 8": 0.167, "fp8 and mxfp8": 0.082, "CP > 1": 0.0445, "TPU": 0.068}
+RATIOS = {"chips": 0.025, "precisions": 0.047, "sizes": 0.0065, "sizes, mixed": 0.0115}
 CELLS = {
-    # 0.029 until attention kernels and captured graphs were told apart, which moved A100's matmuls by half a percent
-    "Korthikanti et al. 2022, Table 5 (iteration time) | a100-80gb | dense": 0.0291,
-    "Narayanan et al. SC21, Table 1 (weak scaling, Selene) | a100-80gb | dense": 0.034,
-    "Narayanan et al. SC21, Table 2 (ZeRO-3 rows) | a100-80gb | dense": 0.082,
-    "NVIDIA DGX Cloud benchmarking recipes v25.04.02 | h100-sxm | dense": 0.061,
-    "NVIDIA DGX Cloud benchmarking recipes v25.04.02 | h100-sxm | MoE": 0.057,
-    "SimuMax B200 release v1.2 summary (measured columns) | b200 | dense": 0.039,
+    "Korthikanti et al. 2022, Table 5 (iteration time) | a100-80gb | dense": 0.0166,
+    "Narayanan et al. SC21, Table 1 (weak scaling, Selene) | a100-80gb | dense": 0.0193,
+    "Narayanan et al. SC21, Table 2 (PTD-P rows) | a100-80gb | dense": 0.0082,
+    "Narayanan et al. SC21, Table 2 (ZeRO-3 rows) | a100-80gb | dense": 0.060,
+    "NVIDIA DGX Cloud benchmarking recipes v25.04.02 | h100-sxm | dense": 0.060,
+    "NVIDIA DGX Cloud benchmarking recipes v25.04.02 | h100-sxm | MoE": 0.054,
+    "SimuMax B200 release v1.2 summary (measured columns) | b200 | dense": 0.036,
     "vTrain (MICRO24) measured ground truth, single-node | a100-80gb | dense": 0.056,
-    "MaxText TPU v4 config README | tpu-v4 | dense": 0.024,
+    "MaxText TPU v4 config README | tpu-v4 | dense": 0.018,
 }
 
 
@@ -46,7 +46,7 @@ def test_cells_do_not_get_worse(scored, cell):
 
 
 def test_no_cell_of_five_rows_is_far_off(scored):
-    assert scored["macro"]["cells"] >= 22 and scored["macro"]["worst_mape"] <= 0.135
+    assert scored["macro"]["cells"] >= 22 and scored["macro"]["worst_mape"] <= 0.132
 
 
 @pytest.mark.parametrize("name", SLICES)
@@ -61,12 +61,12 @@ def test_ratios_do_not_get_worse(scored, name):
 
 
 def test_the_largest_error_of_eight_well_described_runs(scored):
-    assert scored["by_source"]["Korthikanti et al. 2022, Table 5 (iteration time)"]["max_ape"] <= 0.0562
+    assert scored["by_source"]["Korthikanti et al. 2022, Table 5 (iteration time)"]["max_ape"] <= 0.035
 
 
 def test_the_best_layout_of_a_group_is_often_found(scored):
     assert scored["vtrain"]["groups"] == 68
-    assert scored["vtrain"]["top1_hit"] >= 0.80 and scored["vtrain"]["mean_regret"] <= 0.012
+    assert scored["vtrain"]["top1_hit"] >= 0.86 and scored["vtrain"]["mean_regret"] <= 0.009
 
 
 def test_published_peaks_of_memory_are_met(scored):

@@ -89,17 +89,71 @@ def test_a_host_that_is_slow_hides_what_shows_of_collectives(h100):
     assert float(estimate(launched, slow).step_time) > float(estimate(plain, slow).step_time)
 
 
-def test_tensor_collectives_hide_only_where_the_layout_overlaps_them(h100):
-    layout = Layout(tp=8.0, dp=4.0, fsdp=4.0, micro_batch=1.0, sp=1.0)
-    shown, hidden = (
-        sum(
+@pytest.mark.parametrize(
+    ("sp", "recompute", "beside"), [(0.0, 0.0, 2 / 4), (1.0, 0.0, 4 / 10), (0.0, 2.0, 2 / 6), (1.0, 2.0, 4 / 14)]
+)
+def test_tensor_collectives_hide_only_where_products_do_not_wait_for_them(h100, sp, recompute, beside):
+    """None; of the gathers and scatters of a layer, those beside the other product backward; or all."""
+    layout = Layout(tp=8.0, dp=4.0, fsdp=4.0, micro_batch=1.0, sp=sp, recompute=recompute)
+
+    def shown(**changed):
+        cost = estimate(count(LLAMA, replace(layout, **changed), WORK), h100)
+        return sum(
             float(time)
             for name, time in zip(cost.names, cost.time, strict=True)
             if ".tp." in name and "head" not in name and "loss" not in name
         )
-        for cost in (estimate(count(LLAMA, replace(layout, overlap=o), WORK), h100) for o in (0.0, 1.0))
-    )
-    assert hidden == pytest.approx((1.0 - float(h100.hide_tensor)) * shown, rel=1e-6)
+
+    none, hide = shown(), float(h100.hide_tensor)
+    assert shown(overlap=1.0) == shown(overlap=1.0, beside=1.0) == pytest.approx((1.0 - hide) * none, rel=1e-6)
+    assert shown(beside=1.0) == pytest.approx((1.0 - hide * beside) * none, rel=1e-6)
+
+
+def test_gradients_are_added_up_by_products_or_by_kernels(h100):
+    """Apart, a gradient is written as it is, read again and added to what is kept: 2 + (2 + 4 + 4) bytes for 4 + 4."""
+    layout = Layout(tp=8.0, dp=4.0, fsdp=4.0, micro_batch=1.0)
+
+    def moved(apart):
+        rows = count(LLAMA, replace(layout, apart=apart), WORK).rows
+        wanted = [
+            row for row in rows if row.scope == "layer" and (row.name.endswith(".dw") or row.name == "accumulate")
+        ]
+        inputs = 2.0 * sum(row.count * row.k * (row.m + row.n) for row in wanted if row.name.endswith(".dw"))
+        return sum(float(row.count * (row.read + row.written)) for row in wanted) - inputs
+
+    weights = 4096.0 * (6144 + 4096 + 3 * 14336) / 8
+    assert moved(0.0) == pytest.approx(8.0 * weights)
+    assert moved(1.0) == pytest.approx((2.0 + 10.0 * 63 / 64) * weights, rel=1e-3)  # the first of 64 finds nothing
+    assert seconds(LLAMA, replace(layout, apart=1.0), h100) > seconds(LLAMA, layout, h100)
+
+
+def test_a_compiler_makes_again_what_it_did_not_keep_and_what_is_read():
+    """All but the last product, whose result nobody reads unless it is weighed; what lies between under any policy."""
+
+    def again(model, kind, **changed):
+        rows = count(model, Layout(dp=32.0, micro_batch=1.0, **changed), WORK).rows
+        return {row.name for row in rows if row.phase == "recompute" and row.kind == kind and float(row.count) > 0.0}
+
+    trainer, compiled = (again(LLAMA, "matmul", recompute=2.0, traced=traced) for traced in (0.0, 1.0))
+    assert trainer - compiled == {"mlp.down.again"} and "mlp.up.again" in compiled
+    assert "mlp.expert_down.again" in again(MOE, "matmul", recompute=2.0, traced=1.0)
+    assert not again(LLAMA, "matmul", recompute=1.0, traced=1.0)
+    assert again(LLAMA, "elementwise", recompute=1.0, traced=0.0) <= {"attn.softmax.again"}
+    assert again(LLAMA, "elementwise", recompute=1.0, traced=1.0) == again(LLAMA, "elementwise", recompute=2.0)
+
+
+@pytest.mark.parametrize("zero", [0.0, 1.0, 3.0])
+def test_late_data_collectives_hide_behind_nothing(h100, zero):
+    layout = Layout(dp=32.0, fsdp=32.0, micro_batch=8.0, zero=zero)
+
+    def shown(late):
+        cost = estimate(count(LLAMA, replace(layout, late=late), WORK), h100)
+        told = zip(cost.names, cost.time, cost.busy, strict=True)
+        return np.array([(float(time), float(busy)) for name, time, busy in told if name.startswith("data.")]).sum(0)
+
+    time, busy = shown(1.0)
+    assert time == pytest.approx(busy, rel=1e-9)
+    assert shown(0.0)[0] == pytest.approx((1.0 - float(h100.hide_data)) * busy, rel=1e-6)
 
 
 def test_a_gather_has_rings_alone():
@@ -123,7 +177,11 @@ def test_pieces_cost_latency_and_copies(h100):
         sum(float(row.count * row.payload) for row in ops.rows if ".fsdp." in row.name and row.scope == "layer")
         for ops in (whole, pieces)
     ]
-    assert sent[0] == pytest.approx(sent[1])
+    gradients = float(row_of(LLAMA, sharded, "data.fsdp.scatter").payload)
+    assert sent[1] == pytest.approx(sent[0] + gradients)  # which go to everybody
+    again = replace(sharded, pieces=12.0, recompute=2.0)
+    gathers = row_of(LLAMA, again, "data.fsdp.gather.dx"), row_of(LLAMA, again, "data.fsdp.gather")
+    assert float(gathers[0].count) == 2.0 * float(gathers[1].count)  # once more for what is recomputed
     assert float(estimate(pieces, h100).step_time) > float(estimate(whole, h100).step_time)
 
 
@@ -205,6 +263,12 @@ def test_notes_and_columns_are_read_as_they_stand():
     assert design(**{**mixture, "stack": "nemo"}).layout.imbalance == 1.2
     assert design(stack="megatron-bridge", notes="FLOP/token implies 1 MTP layer included").model.mtp == 1
     assert design(stack="megatron-bridge", notes="Megatron-Core with Transformer Engine").layout.overlap == 0.0
+    older, newer = (
+        design(stack="megatron-lm", chip="a100-80gb", url_or_repo_path=f"arXiv {number}; read in a copy")
+        for number in ("2104.04473", "2205.05198")
+    )
+    assert [(one.layout.beside, one.layout.apart) for one in (older, newer)] == [(0.0, 1.0), (1.0, 0.0)]
+    assert newer.layout.late == 1.0 and "beside assumed 0, apart 1 (published before 2022-05)" in older.notes
 
 
 def test_optimizers_keep_and_do_what_they_must(h100):
@@ -308,7 +372,8 @@ def test_steps_grow_with_slices_as_published(model, published):
         near, far = d.hardware.tiers
         machine = replace(d.hardware, tiers=(near, replace(far, ring=1.0, latency=350e-6)))
         times.append(seconds(d.model, replace(d.layout, traced=1.0), machine, d.workload))
-        hidden.append(seconds(d.model, replace(d.layout, traced=0.0), machine, d.workload))
+        apart = replace(count(d.model, d.layout, d.workload), scan=0.0)
+        hidden.append(float(estimate(apart, machine).step_time))
     assert times[1] / times[0] - 1 == pytest.approx(published, abs=0.03)
     assert hidden[0] == times[0] and hidden[1] < times[1]
 
