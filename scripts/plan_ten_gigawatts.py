@@ -2,7 +2,7 @@
 
     python scripts/plan_ten_gigawatts.py
 
-Takes about three minutes on two cores. Prints, for the shipped scenario and for each changed assumption, the status,
+Takes about a minute on two cores. Prints, for the shipped scenario and for each changed assumption, the status,
 the gap, gigawatts deployed, the first quarter of the newest system, capital, training runs, the loss of the last
 model and the objective; `docs/roadmap.md` discusses the table.
 """
