@@ -342,6 +342,16 @@ def test_a_misspelled_field_is_given_its_name(tmp_path):
     assert problem.field == "memory.capcity" and "`capacity`" in problem.hint
 
 
+def test_a_reference_that_leads_nowhere_is_said(tmp_path):
+    chip, system = tmp_path / "mine.yaml", tmp_path / "box.yaml"
+    own = "title: Own\nextends: "
+    chip.write_text(f"kind: chip\nname: mine\n{own}h100-sxm\nfamily: hoper\nsystem: box\n")
+    system.write_text(f"kind: system\nname: box\n{own}dgx-h100\nchip: mine\n")
+    (family,) = check([chip, system])
+    assert (family.field, family.line, family.got) == ("family", 5, "hoper") and "`hopper`" in family.hint
+    assert [one.field for one in check([system])] == ["chip"]
+
+
 def test_how_to_write_it_is_said(tmp_path):
     file = tmp_path / "broken.yaml"
     file.write_text(re.sub(r"capacity: \{.*\}", "capacity: 80", TEXTS["chip"]))
