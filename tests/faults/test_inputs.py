@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coopt.problems import Refused
 from coopt.spec.find import find
 from coopt.spec.profiles import check, profile
-from coopt.study.schema import Study
+from coopt.study.given.schema import Study
 
 GOOD = {"chip": "h100-sxm", "system": "dgx-h100", "model": "llama3-70b"}
 FAMILY = """\

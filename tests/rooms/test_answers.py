@@ -9,12 +9,12 @@ import pytest
 from coopt.cost import estimate, explain
 from coopt.ops import count
 from coopt.problems import Refused
-from coopt.study import tables
-from coopt.study.compared import compare
-from coopt.study.designs import design, parse
-from coopt.study.evidence import card, measurements
-from coopt.study.validated import validate
-from coopt.study.wishes import gradients
+from coopt.study.given.designs import design, parse
+from coopt.study.scored import tables
+from coopt.study.scored.evidence import card, measurements
+from coopt.study.scored.validated import validate
+from coopt.study.told.compared import compare
+from coopt.study.told.wishes import gradients
 from coopt.tree import replace
 
 H100, B200 = "llama3-70b@dgx-h100:1024/tp=8,pp=4", "llama3-70b@dgx-b200:1024/tp=8,pp=2"

@@ -19,23 +19,13 @@ from coopt.search.space import digits, settings, size
 from coopt.spec import load, read
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
 from coopt.store import open_run
-from coopt.study import (
-    asked,
-    bench,
-    blocks,
-    calibration,
-    constants,
-    elsewhere,
-    emit,
-    host,
-    machines,
-    main,
-    ranking,
-    screening,
-)
-from coopt.study import spaces as families
-from coopt.study.designs import design
-from coopt.study.schema import Study
+from coopt.study import elsewhere, main, ranking
+from coopt.study.given import asked, bench, emit, host, machines
+from coopt.study.given import spaces as families
+from coopt.study.given.designs import design
+from coopt.study.given.schema import Study
+from coopt.study.screened import screening
+from coopt.study.timed import blocks, calibration, constants
 from coopt.tree import replace
 
 # What a `host` job answers, in the shape of the real thing; the numbers are nobody's.
