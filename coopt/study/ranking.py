@@ -128,7 +128,8 @@ def boundary_hits(screened: Screened, index: int, *, given: Mapping[str, Any] | 
         for field, path in enumerate(one.paths):
             values, value, name = one.values[:, field], float(one.values[digit, field]), _called(path)
             free = name in DEGREES and (name not in (given or {}) or value >= chips)
-            if values.min() == values.max() or name in CHOICES or path.startswith("layout.precision") or free:
+            padded = path == "model.vocab" and "layout.tp" in one.paths
+            if values.min() == values.max() or name in CHOICES or path.startswith("layout.precision") or free or padded:
                 continue
             if value == values.max():
                 ends["largest"].append(f"{name} = {value:g}")

@@ -474,6 +474,12 @@ def test_a_search_pads_the_vocabulary_for_each_tp_as_explain_does(runs: Path, vo
     assert float(one.model.vocab) == padded and alone == pytest.approx(best["step_time"], rel=1e-9)
 
 
+def test_a_padded_vocabulary_is_no_edge(runs: Path):
+    asked = {"model": "llama2-7b", "hardware": "dgx-a100", "chips": 8, "global_batch": 64.0, "stack": "megatron-lm"}
+    document = main.search(options(**asked, overrides={"model.vocab": "50257"}, top=1, layout="cp=1,offload=0,vpp=1"))
+    assert not document["boundary_hits"]
+
+
 def test_search_of_layouts_writes_a_run_and_answers(runs: Path):
     """`coopt search --model --hardware --chips`: the document's keys, the run's files, refusal of a second one."""
     given = options(model="llama3-8b", hardware="dgx-h100", chips=16, global_batch=64.0, top=4,
