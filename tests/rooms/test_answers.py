@@ -206,4 +206,5 @@ def test_what_is_offloaded_leaves_the_chip_for_its_host():
     one = parse("llama3-8b@dgx-h100:8/tp=2")
     kept, half = (count(one.model, replace(one.layout, offload=share), one.workload).memory for share in (0.0, 0.5))
     assert float(kept.host) == 0 < float(half.host)
-    assert float(half.activations + half.host) == pytest.approx(float(kept.activations))
+    gone, sent = float(kept.activations - half.activations), float(half.host)
+    assert 0.9 * sent < gone < sent  # of 32 layers, one is in use on the chip and one under way
