@@ -1,12 +1,12 @@
 """Every joint study again: shape, layout and machine, or chip, chosen at once and by turns.
 
-    python scripts/joint_studies.py            # about 8 minutes of processor time for all ten
+    python scripts/joint_studies.py            # about 6 minutes of processor time for all ten
     python scripts/joint_studies.py --only=chip-dollars --write
 
 Runs the studies of scripts/joint and prints of each the rows of docs/joint.md: what choosing together saves over every
 way of taking turns, with the share of draws in which it does. It should print, among the rest:
 
-    | `days` | run_time | 84.2% (100%) | 38.9% (100%) | 10.7% (97%) | 0 | 0 |
+    | `chip-dollars` | run_dollars | 86.7% (100%) | 42.5% (100%) | 5.7% (100%) | 5.0% (100%) | 0.5% (76%) |
 
 With --write the head of each file gets the time and the table to expect, and the table of docs/joint.md is replaced.
 """

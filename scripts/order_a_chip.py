@@ -7,7 +7,7 @@ A few minutes on two quiet cores (`--small`: half a minute; one future, a small 
 that train llama3-70b, step time, energy and tokens a megawatt under power caps, with the cap that is best at either end
 of what is known of such a chip's watts; then what `coopt codesign` says, in its tables; then the questions that an
 answer has to stand: what it is at the end of, what it owes to the seller's margin, what the vendor could sell itself.
-Expected: the best cap lies between 720 and 1,200 W (operators hold them to about 960); the chip to order is several
+Expected: the best cap lies between 740 and 1,200 W (operators hold them to about 960); the chip to order is several
 dies of N2 with several times the 16-bit rate of a B200 at two to three times its watts; about a fifth of its gain is
 margin.
 """
