@@ -41,7 +41,7 @@ _DOORS = {
     "explain": "coopt.cost",
     "sweep": "coopt.search.sweep",
     "measure": "coopt",  # the room of that name is its own verb: a module that can be called
-    "calibrate": "coopt.study.calibrated",
+    "calibrate": "coopt.study.timed.calibrated",
     "loss": "coopt.cost",
     "plan": "coopt.roadmap",
 }

@@ -17,8 +17,8 @@ import jax
 from absl import app
 
 from coopt.report.figures import draw
-from coopt.study.evidence import measurements
-from coopt.study.validated import validate
+from coopt.study.scored.evidence import measurements
+from coopt.study.scored.validated import validate
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = """\

@@ -32,10 +32,11 @@ from coopt.measure.clock import FOREIGN  # noqa: E402
 from coopt.measure.statistics import kendall_tau, noise_ceiling  # noqa: E402
 from coopt.spec import load  # noqa: E402
 from coopt.store import finite  # noqa: E402
-from coopt.study import bench, blocks, constants, machines, operations, survey  # noqa: E402
-from coopt.study.calibration import NOISE  # noqa: E402
-from coopt.study.choosing import informative  # noqa: E402
-from coopt.study.emit import as_yaml  # noqa: E402
+from coopt.study.given import bench, machines  # noqa: E402
+from coopt.study.given.emit import as_yaml  # noqa: E402
+from coopt.study.timed import blocks, constants, operations, survey  # noqa: E402
+from coopt.study.timed.calibration import NOISE  # noqa: E402
+from coopt.study.timed.choosing import informative  # noqa: E402
 
 BLOCKS = flags.DEFINE_integer("blocks", 60, "blocks to time, half of them held out")
 MEASURED = flags.DEFINE_string("measured", "", "timings of an earlier run, instead of new ones")

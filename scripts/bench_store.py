@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from coopt.store import create, identity, open_run, resume
-from coopt.study.scheduler import Crew, carry_out
+from coopt.study.given.scheduler import Crew, carry_out
 from coopt.workers import Job, Outcome
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from coopt.study.evidence import measurements
-from coopt.study.published import fit
+from coopt.study.scored.evidence import measurements
+from coopt.study.scored.published import fit
 
 DRY = flags.DEFINE_bool("dry", False, "print, and write nothing")
 DATE = flags.DEFINE_string("date", datetime.date.today().isoformat(), "the date that the files give for the fit")

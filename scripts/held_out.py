@@ -12,7 +12,7 @@ import jax
 from absl import app
 
 from coopt import __version__
-from coopt.study import heldout
+from coopt.study.scored import heldout
 
 
 def main(_):

@@ -22,8 +22,8 @@ from absl import app, flags
 from coopt.report.grid import text
 from coopt.report.joined import grids
 from coopt.spec.profiles import profile
-from coopt.study.joint import BASELINES, joint
-from coopt.study.schema_joint import Joint
+from coopt.study.chips.joint import BASELINES, joint
+from coopt.study.given.schema_joint import Joint
 
 ONLY = flags.DEFINE_list("only", [], "studies by name; all when left out")
 WRITE = flags.DEFINE_bool("write", False, "write tables into the heads of the files and into docs/joint.md")

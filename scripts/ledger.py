@@ -17,7 +17,8 @@ from absl import app, flags
 
 from coopt.commands.parse import parse as typed
 from coopt.cost.quality import Z90
-from coopt.study import ledger, timing
+from coopt.study.scored import ledger
+from coopt.study.timed import timing
 
 LEDGER = Path(__file__).resolve().parents[1] / "docs" / "ledger"
 # machine, chips for the small and for the large models, eight- or four-bit recipe

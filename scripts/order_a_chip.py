@@ -23,8 +23,8 @@ from coopt.ops import count
 from coopt.report.tables import table
 from coopt.spec import load, process
 from coopt.spec.nouns import training
-from coopt.study.codesign import codesign
-from coopt.study.question import Question
+from coopt.study.chips.codesign import codesign
+from coopt.study.chips.question import Question
 from coopt.tree import replace
 
 SMALL = flags.DEFINE_bool("small", False, "a small model, one future, few designs")

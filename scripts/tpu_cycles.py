@@ -26,9 +26,11 @@ from coopt.fit import rows
 from coopt.measure import kept
 from coopt.measure.jobs import step_job
 from coopt.measure.statistics import kendall_tau
-from coopt.study import bench, cycles, tables
-from coopt.study.evidence import measurements
-from coopt.study.targets import TEXTS
+from coopt.study.given import bench
+from coopt.study.scored import tables
+from coopt.study.scored.evidence import measurements
+from coopt.study.timed import cycles
+from coopt.study.timed.targets import TEXTS
 from coopt.tree import replace
 
 ROWS = flags.DEFINE_list("rows", [], "ids of rows to compile anew")

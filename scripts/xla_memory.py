@@ -21,8 +21,8 @@ from coopt.measure import kept, topology
 from coopt.measure.compile import memory_of
 from coopt.measure.step import step
 from coopt.spec.profiles import hardware_table
-from coopt.study import memory
-from coopt.study.evidence import measurements
+from coopt.study.scored import memory
+from coopt.study.scored.evidence import measurements
 
 SCORE = flags.DEFINE_bool("score", False, "compile nothing")
 GIB = 2.0**30

@@ -19,7 +19,7 @@ def checked(path: Path) -> tuple[str, list[Problem]]:
     recorded anew over the certificate's space, which shows that what was bounded is the cost model and nothing else.
     """
     from coopt.search.certificate import same_expression
-    from coopt.study.objectives import expression
+    from coopt.study.given.objectives import expression
 
     script = shipped() / "scripts" / "check_certificate.py"
     done = subprocess.run([sys.executable, "-I", str(script), str(path)], capture_output=True, text=True, check=False)

@@ -14,8 +14,8 @@ COUNTED = ("chips", "volume", "seq_len", "global_batch")
 def codesign(options: Any) -> dict[str, Any]:
     """The chip to order; Refused with every mistake at once."""
     from coopt.search.chips import LIMITS
-    from coopt.study import question
-    from coopt.study.codesign import codesign
+    from coopt.study.chips import question
+    from coopt.study.chips.codesign import codesign
 
     out = written.target(options.out)
     typed = {name: getattr(options, name) for name in (*LIMITS, *COUNTED) if getattr(options, name) is not None}
@@ -34,8 +34,8 @@ def codesign(options: Any) -> dict[str, Any]:
 def joint(options: Any) -> dict[str, Any]:
     """What choosing shape, layout and machine together is worth in a study; Refused with all that is wrong with it."""
     from coopt.spec.profiles import profile
-    from coopt.study.joint import joint
-    from coopt.study.schema_joint import Joint
+    from coopt.study.chips.joint import joint
+    from coopt.study.given.schema_joint import Joint
 
     out = written.target(options.out)
     if not options.study.endswith((".yaml", ".yml")):

@@ -48,8 +48,8 @@ def models(options: Any) -> dict[str, Any]:
 def check(options: Any) -> dict[str, Any]:
     """Every mistake in some files, or in every YAML file of some folders; what a certificate does not prove."""
     from coopt.roadmap.scenario_schema import Scenario
-    from coopt.study.schema import Described, Study
-    from coopt.study.schema_joint import Joint
+    from coopt.study.given.schema import Described, Study
+    from coopt.study.given.schema_joint import Joint
 
     schemas = {"scenario": Scenario, "study": Study, "space": Described, "joint": Joint}
     proofs = [Path(one) for one in options.files if one.endswith((".json", ".json.gz"))]

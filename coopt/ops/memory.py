@@ -115,6 +115,19 @@ def flowing(kind: LayerKind, layout: Layout, cut: Cut, d: Leaf) -> Leaf:
     return attention + byte * routed * (d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
 
 
+def _logits(layout: Layout, cut: Cut) -> tuple[Leaf, Leaf]:
+    """Bytes of the logits while the loss is made, and of those that stay while layers go backward.
+
+    In 32 bits, in the type of the product, and a gradient, which a traced program writes over one of them; where the
+    head is gathered by partial sums, these too.
+    """
+    byte = layout.precision.activation
+    each = where(layout.traced > 0.5, 4.0 + byte + cut.sharded * byte, 4.0 + 2.0 * byte)
+    # Of one sequence, XLA makes a sharded head's gradient after all layers', from the logits: they stay until then.
+    alone = layout.traced * cut.sharded * where(cut.sequences < 1.5, 1.0, 0.0)
+    return each * cut.tokens * cut.vocab, alone * (4.0 + byte) * cut.tokens * cut.vocab
+
+
 def _buffers(layout: Layout, cut: Cut, weights: Weights, d: Leaf, *, moving: Leaf, feed: Leaf) -> Leaf:
     """Bytes a layer's backward pass holds besides what is kept and recomputed: gradients under way, gathered weights.
 
@@ -174,19 +187,12 @@ def memory(
     # Of what goes to the host, one layer's is in use and one's is under way.
     away = layout.offload * maximum(activations - 2.0 * layer, 0.0)
     ends = recipe.activation * cut.tokens / cut.split * d * minimum(in_flight, pp)
-    # In 32 bits, in the type of the product, and a gradient, which a traced program writes over one of them; where the
-    # head is gathered by partial sums, these too.
-    byte = recipe.activation
-    each = where(layout.traced > 0.5, 4.0 + byte + cut.sharded * byte, 4.0 + 2.0 * byte)
-    logits = each * cut.tokens * cut.vocab
+    logits, stay = _logits(layout, cut)
     buffers = _buffers(layout, cut, weights, d, moving=moving, feed=feed)
     again = cut.full * once
     gradients = split(recipe.gradient, 2.0)
     # One traced micro-batch has no gradients before its loss: they are made on the way back.
     late = layout.traced * where(m < 1.5, gradients, 0.0)
-    # Of one sequence, XLA makes a sharded head's gradient after all layers', from the logits: they stay until then.
-    alone = layout.traced * cut.sharded * where(cut.sequences < 1.5, 1.0, 0.0)
-    stay = alone * (4.0 + byte) * cut.tokens * cut.vocab
     back = where(again + buffers + late + stay > logits, 1.0, 0.0)
     return Memory(
         parameters=split(recipe.weight, 3.0),

@@ -98,6 +98,8 @@ def certain(document: Mapping[str, Any]) -> Grid:
     objective = words.plain(document.get("objective")).replace("_", " ")
     notes = [f"of {many} draws of every constant from its fitted interval, among {among} plans; "
              f"5% and 95% of the {objective}"]  # fmt: skip
+    if any(row.get("high") is None for row in map(words.mapped, words.listed(held.get("plans")))):
+        notes.append("high not known: in more than 5% of the draws the plan does not run, or misses a limit")
     loose = [words.plain(one) for one in words.listed(held.get("without_interval"))]
     if loose:
         notes.append(f"no interval, taken as {words.percent(held.get('unknown_sigma'), places=0)}: {', '.join(loose)}")

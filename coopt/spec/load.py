@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -43,9 +44,12 @@ def load(name: str, *, path: Folders = None, **settings: Any) -> nouns.Model | n
     kind = _kind(name, path)
     if kind == "model":
         return model(name, path=path, **settings)
-    if kind == "law":
-        return law(name, path=path)
-    return resolve(name, path=path, **settings)
+    known = [] if kind == "law" else list(inspect.signature(resolve).parameters)[1:]
+    wrong = [one for one in settings if one not in known]
+    if wrong:
+        expected = f"one of {', '.join(known)}: {name} is a machine" if known else f"no settings: {name} is a law"
+        raise Refused(*(Problem(field=one, expected=expected, got=str(settings[one])[:80]) for one in wrong))
+    return law(name, path=path) if kind == "law" else resolve(name, path=path, **settings)
 
 
 def _kind(name: str, path: Folders) -> str:

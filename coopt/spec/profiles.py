@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ import pydantic
 
 from coopt.problems import Problem, Refused, near, shown
 from coopt.spec import read, schema_fitted, schema_hardware, schema_models, schema_process, schema_spaces
-from coopt.spec.find import Folders, entries, find
+from coopt.spec.find import Folders, entries, find, fold
 from coopt.spec.read import Place
 from coopt.spec.schema import Mark, problem, validate
 from coopt.units import flag
@@ -33,6 +33,7 @@ SCHEMAS: Mapping[str, type[pydantic.BaseModel]] = MappingProxyType(
         "design": schema_process.Design,
     }
 )
+REFERENCES = {"system": {"chip": "chip"}, "chip": {"family": "family", "system": "system"}, "design": {"chip": "chip"}}
 _OWN = ("kind", "name", "title", "aliases", "extends")  # what a file never takes from the one it extends
 
 
@@ -128,17 +129,34 @@ def checked(
 def check(
     files: Iterable[str | Path], *, path: Folders = None, schemas: Mapping[str, type[pydantic.BaseModel]] | None = None
 ) -> tuple[Problem, ...]:
-    """Every problem of some files, by the schema of the kind each one names; `schemas` adds kinds of other rooms."""
+    """Every problem of some files, by the schema of the kind each one names; `schemas` adds kinds of other rooms.
+
+    What a file refers to is a name among these files, or one that can be found.
+    """
     known = {**SCHEMAS, **(schemas or {})}
     problems: list[Problem] = []
+    found: list[Profile] = []
     for file in map(Path, files):
         try:
             kind = _kind(file, known)
             data, marks = _merged(kind, file, path, ())
-            checked(kind, data, marks, file, schema=known[kind])
+            found.append(checked(kind, data, marks, file, schema=known[kind]))
         except Refused as refusal:
             problems += refusal.problems
-    return tuple(problems)
+    here = {(one.kind, fold(one.name)) for one in found}
+    return (*problems, *(wrong for one in found for wrong in _nowhere(one, here, path)))
+
+
+def _nowhere(profile: Profile, here: Collection[tuple[str, str]], path: Folders) -> Iterator[Problem]:
+    """The references of a file that lead to no file."""
+    for field, kind in REFERENCES.get(profile.kind, {}).items():
+        name = getattr(profile.fields, field)
+        if name and (kind, fold(name)) not in here:
+            try:
+                find(kind, name, path=path)
+            except Refused as refusal:
+                first = refusal.problems[0]
+                yield problem(profile.marks, (field,), first.expected, first.got, first.hint)
 
 
 def _kind(file: Path, known: Mapping[str, Any]) -> str:

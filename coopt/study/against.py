@@ -8,7 +8,8 @@ from typing import Any
 from coopt.problems import Problem, Refused
 from coopt.search.adversary import worst
 from coopt.search.space import digits
-from coopt.study import asked, machines, screening, spaces
+from coopt.study.given import asked, machines, spaces
+from coopt.study.screened import screening
 
 KEEP = 5  # candidates of each kind
 FIXED = ("seq_len", "batch")  # said of a candidate also where no axis sets them

@@ -13,15 +13,18 @@ from coopt.search.certificate import certificate
 from coopt.search.space import Candidate
 from coopt.spec.nouns import Model
 from coopt.store import Run, finite
-from coopt.study import afresh, bench, blocks, calibration, host, machines, ranking, screening
-from coopt.study.asked import Question
-from coopt.study.designs import Design
-from coopt.study.emit import as_yaml
-from coopt.study.evidence import card
-from coopt.study.machines import Here
-from coopt.study.objectives import machine_of
-from coopt.study.screening import Screened
-from coopt.study.shortlist import Timings
+from coopt.study import ranking
+from coopt.study.given import bench, host, machines
+from coopt.study.given.asked import Question
+from coopt.study.given.designs import Design
+from coopt.study.given.emit import as_yaml
+from coopt.study.given.machines import Here
+from coopt.study.given.objectives import machine_of
+from coopt.study.scored.evidence import card
+from coopt.study.screened import screening
+from coopt.study.screened.screening import Screened
+from coopt.study.timed import afresh, blocks, calibration
+from coopt.study.timed.shortlist import Timings
 
 ANSWER = "answer.json"
 FRONT = 60  # points of a Pareto front in a document

@@ -15,10 +15,10 @@ from coopt.spec.find import FOLDERS, entries, fold
 from coopt.spec.nouns import VERDICTS, training
 from coopt.store import Saved
 from coopt.store.saved import content
-from coopt.study import asked, inputs, machines, spaces
 from coopt.study.answer import ANSWER
+from coopt.study.given import asked, inputs, machines, spaces
+from coopt.study.given.schema import Study
 from coopt.study.ranking import document
-from coopt.study.schema import Study
 
 
 def changed_by(runs: Sequence[Saved], profile: str, *, path: Any = None) -> list[dict[str, Any]]:

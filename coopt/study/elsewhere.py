@@ -18,10 +18,10 @@ from coopt.search.price import price
 from coopt.search.space import Space, candidate, lattice
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Layout, training
-from coopt.study.designs import Design, design
-from coopt.study.evidence import card, sigma
-from coopt.study.schema import Asked, Elsewhere, Trained
-from coopt.study.spaces import recipe
+from coopt.study.given.designs import Design, design
+from coopt.study.given.schema import Asked, Elsewhere, Trained
+from coopt.study.given.spaces import recipe
+from coopt.study.scored.evidence import card, sigma
 from coopt.tree import replace
 
 DROPPED = ("dp", "schedule")  # of a layout that is written again: the rest says it

@@ -22,30 +22,19 @@ from coopt.search.sweep import Result
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, Law
 from coopt.store import Run
-from coopt.study import (
-    afresh,
-    asked,
-    bench,
-    blocks,
-    calibration,
-    elsewhere,
-    inputs,
-    machines,
-    parts,
-    ranking,
-    robust,
-    screening,
-    spaces,
-)
+from coopt.study import elsewhere, ranking
 from coopt.study.answer import Told, answer, save
-from coopt.study.asked import Question
-from coopt.study.emit import as_yaml
-from coopt.study.machines import Here
-from coopt.study.scheduler import Crew
-from coopt.study.schema import Study
-from coopt.study.screening import Screened
-from coopt.study.shortlist import MORE, Timings, shortlist, time_blocks
-from coopt.study.spaces import Family
+from coopt.study.given import asked, bench, inputs, machines, spaces
+from coopt.study.given.asked import Question
+from coopt.study.given.emit import as_yaml
+from coopt.study.given.machines import Here
+from coopt.study.given.scheduler import Crew
+from coopt.study.given.schema import Study
+from coopt.study.given.spaces import Family
+from coopt.study.screened import parts, robust, screening
+from coopt.study.screened.screening import Screened
+from coopt.study.timed import afresh, blocks, calibration
+from coopt.study.timed.shortlist import MORE, Timings, shortlist, time_blocks
 from coopt.workers import Executor
 
 Progress = Callable[[str, int, int], None]

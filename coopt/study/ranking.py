@@ -12,10 +12,10 @@ from coopt.cost.quality import Z90, counted_parameters, effective_tokens, max_ex
 from coopt.ops import count
 from coopt.search.space import Candidate, digits
 from coopt.spec.nouns import VERDICTS, Hardware
-from coopt.study import blocks
-from coopt.study.evidence import sigma
-from coopt.study.objectives import expression, machine_of
-from coopt.study.screening import Screened, best, kind_of
+from coopt.study.given.objectives import expression, machine_of
+from coopt.study.scored.evidence import sigma
+from coopt.study.screened.screening import Screened, best, kind_of
+from coopt.study.timed import blocks
 
 EDGE = 0.02  # of a law's range, in log units of its width: nearer to an end than this is on the edge
 # Fields that are no quantities: a choice at the end of them is a choice, not an edge.
@@ -128,7 +128,8 @@ def boundary_hits(screened: Screened, index: int, *, given: Mapping[str, Any] | 
         for field, path in enumerate(one.paths):
             values, value, name = one.values[:, field], float(one.values[digit, field]), _called(path)
             free = name in DEGREES and (name not in (given or {}) or value >= chips)
-            if values.min() == values.max() or name in CHOICES or path.startswith("layout.precision") or free:
+            padded = path == "model.vocab" and "layout.tp" in one.paths
+            if values.min() == values.max() or name in CHOICES or path.startswith("layout.precision") or free or padded:
                 continue
             if value == values.max():
                 ends["largest"].append(f"{name} = {value:g}")

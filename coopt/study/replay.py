@@ -14,8 +14,9 @@ from coopt.problems import Problem, Refused
 from coopt.store import Saved, bundle, finite, identity
 from coopt.store.files import safe_name
 from coopt.store.saved import content
-from coopt.study import bench, inputs, main
+from coopt.study import main
 from coopt.study.answer import ANSWER
+from coopt.study.given import bench, inputs
 from coopt.workers import Job, Outcome
 
 FILES = ("study.yaml", "journal", ANSWER, "plans.json", "measurements.json")

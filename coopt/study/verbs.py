@@ -6,21 +6,21 @@ import time
 from typing import Any
 
 from coopt.problems import Problem, Refused
-from coopt.study import tables
-from coopt.study.designs import Design, design
+from coopt.study.given.designs import Design, design
+from coopt.study.scored import tables
 
 
 def explain(options: Any) -> dict[str, Any]:
     """Prices one design, row by row."""
     from coopt.cost import explain as priced
-    from coopt.study.evidence import card
+    from coopt.study.scored.evidence import card
 
     one = _design(options)
     told = priced(one.model, one.layout, one.workload, one.hardware)
     phase = one.workload.train
     told["workload"] = {"kind": "train", "seq_len": int(phase.seq_len), "global_batch": int(phase.batch)}
     if options.gradients:
-        from coopt.study.wishes import gradients
+        from coopt.study.told.wishes import gradients
 
         told["gradients"] = gradients(one)
     return told | card(one, told["step_time"])
@@ -31,10 +31,10 @@ def diagnose(options: Any) -> dict[str, Any]:
 
     Raises Refused where neither is given, and for a step time without a design to lay it beside.
     """
-    from coopt.study import traced
-    from coopt.study.designs import split
-    from coopt.study.diagnosed import diagnose as diagnosed
-    from coopt.study.diagnosed import seconds
+    from coopt.study.given.designs import split
+    from coopt.study.timed import traced
+    from coopt.study.told.diagnosed import diagnose as diagnosed
+    from coopt.study.told.diagnosed import seconds
 
     if not options.step_time and not options.trace:
         raise Refused(Problem(field="step_time", expected="what was seen of the run", got="nothing",
@@ -76,7 +76,7 @@ def predict(options: Any) -> dict[str, Any]:
 
 def validate(options: Any) -> dict[str, Any]:
     """Scores the predictions of a table."""
-    from coopt.study.validated import validate as scored
+    from coopt.study.scored.validated import validate as scored
 
     return scored(options.rows, stack=options.stack, path=options.profile_path)
 
@@ -86,11 +86,11 @@ def fit(options: Any) -> dict[str, Any]:
     date = time.strftime("%Y-%m-%d")
     profile = getattr(options, "from")
     if profile is None:
-        from coopt.study.evidence import measurements
-        from coopt.study.published import fit as published
+        from coopt.study.scored.evidence import measurements
+        from coopt.study.scored.published import fit as published
 
         return published(options.rows or measurements(), out=options.out, date=date, path=options.profile_path)
-    from coopt.study.own import fit as private
+    from coopt.study.scored.own import fit as private
 
     lacking = [name for name in ("rows", "out") if not getattr(options, name)]
     if lacking:
@@ -105,9 +105,9 @@ _FIT = {"rows": "a CSV file of your own steps", "out": "a folder to write the ch
 
 def compare(options: Any) -> dict[str, Any]:
     """Which of several designs is better, by how much, how sure, and why."""
-    from coopt.study.compared import compare as compared
-    from coopt.study.designs import parse
-    from coopt.study.plans import design_of
+    from coopt.study.given.designs import parse
+    from coopt.study.given.plans import design_of
+    from coopt.study.told.compared import compare as compared
 
     defaults = {
         "model": options.model,
@@ -151,13 +151,13 @@ def resume(options: Any) -> dict[str, Any]:
 
 def measure(options: Any) -> dict[str, Any]:
     """Times blocks on this machine."""
-    from coopt.study.timing import measure as timed
+    from coopt.study.timed.timing import measure as timed
 
     return timed(options)
 
 
 def calibrate(options: Any) -> dict[str, Any]:
     """Measurements to a profile."""
-    from coopt.study.profiled import calibrate as fitted
+    from coopt.study.timed.profiled import calibrate as fitted
 
     return fitted(options)

@@ -1,9 +1,9 @@
 """A cluster in one process: coopt's own scheduler and store, on a disk and under a clock that a seed decides.
 
-Real: `coopt.study.scheduler.steps`, `coopt.store.Run`, journal, locks, files (in memory, where there is /dev/shm).
-Simulated: workers and their messages (delayed, doubled, lost, with their worker or without), coordinators that die
-between or inside calls that change the disk, power that fails (what was not fsynced is cut anywhere or zeroed), which
-process is alive, and time. One seed is one history, step by step.
+Real: `coopt.study.given.scheduler.steps`, `coopt.store.Run`, journal, locks, files (in memory, where there is
+/dev/shm). Simulated: workers and their messages (delayed, doubled, lost, with their worker or without), coordinators
+that die between or inside calls that change the disk, power that fails (what was not fsynced is cut anywhere or
+zeroed), which process is alive, and time. One seed is one history, step by step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from coopt.store import create, identity, open_run, resume
 from coopt.store import run as run_module
 from coopt.store import trials as trials_module
 from coopt.store.identity import Owner
-from coopt.study.scheduler import PAUSE, steps
+from coopt.study.given.scheduler import PAUSE, steps
 from coopt.workers import Job, Outcome
 
 CALLS = ("write", "fsync", "ftruncate")

@@ -14,8 +14,9 @@ from coopt.commands import runs as verbs
 from coopt.problems import Refused
 from coopt.store import Corrupt, NewerFormat, bundle, create, identity, open_run
 from coopt.store.merge import merge
-from coopt.study import changed, inputs, main, replay
+from coopt.study import changed, main, replay
 from coopt.study.answer import ANSWER
+from coopt.study.given import inputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHIP = REPOSITORY / "hw_profiles/chips/h100-sxm.yaml"

@@ -14,8 +14,8 @@ import pytest
 from coopt import workers
 from coopt.problems import Refused
 from coopt.store import create, identity, journal
-from coopt.study import bench
-from coopt.study.scheduler import Crew, carry_out
+from coopt.study.given import bench
+from coopt.study.given.scheduler import Crew, carry_out
 from coopt.workers import Job
 
 HERE = Path(__file__).resolve().parent

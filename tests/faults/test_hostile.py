@@ -17,8 +17,9 @@ from coopt.problems import Refused
 from coopt.spec import profiles
 from coopt.store import Cache, Journal, bundle, create, identity, list_runs, open_run, repair, resume
 from coopt.store.frame import encode
-from coopt.study import asked, replay
-from coopt.study.scheduler import settle
+from coopt.study import replay
+from coopt.study.given import asked
+from coopt.study.given.scheduler import settle
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -154,7 +155,7 @@ sys.path[:0] = [{repository!r}, {here!r}]
 from pathlib import Path
 from coopt import workers
 from coopt.store import create, identity
-from coopt.study.scheduler import settle
+from coopt.study.given.scheduler import settle
 
 with create(Path("runs"), "run", "a: 1\\n") as run, workers.process(preload=()) as executor:
     for name in ("tell_and_die", "tell_and_raise", "tell_and_answer"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coopt.problems import Refused
 from coopt.spec.find import find
 from coopt.spec.profiles import check, profile
-from coopt.study.schema import Study
+from coopt.study.given.schema import Study
 
 GOOD = {"chip": "h100-sxm", "system": "dgx-h100", "model": "llama3-70b"}
 FAMILY = """\
@@ -340,6 +340,16 @@ def test_a_misspelled_field_is_given_its_name(tmp_path):
     file.write_text(TEXTS["chip"].replace("  capacity:", "  capcity:"))
     (problem,) = check([file])
     assert problem.field == "memory.capcity" and "`capacity`" in problem.hint
+
+
+def test_a_reference_that_leads_nowhere_is_said(tmp_path):
+    chip, system = tmp_path / "mine.yaml", tmp_path / "box.yaml"
+    own = "title: Own\nextends: "
+    chip.write_text(f"kind: chip\nname: mine\n{own}h100-sxm\nfamily: hoper\nsystem: box\n")
+    system.write_text(f"kind: system\nname: box\n{own}dgx-h100\nchip: mine\n")
+    (family,) = check([chip, system])
+    assert (family.field, family.line, family.got) == ("family", 5, "hoper") and "`hopper`" in family.hint
+    assert [one.field for one in check([system])] == ["chip"]
 
 
 def test_how_to_write_it_is_said(tmp_path):

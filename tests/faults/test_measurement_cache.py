@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from coopt.measure.job import run_job
-from coopt.study import bench
+from coopt.study.given import bench
 
 JOB = {
     "kind": "block", "seq_len": 16, "budget_s": 0.0,

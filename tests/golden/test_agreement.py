@@ -2,8 +2,8 @@
 
 import pytest
 
-from coopt.study.evidence import measurements
-from coopt.study.validated import validate
+from coopt.study.scored.evidence import measurements
+from coopt.study.scored.validated import validate
 
 # figure: at most
 TOLERANCES = {"mape": 0.056, "median_ape": 0.038, "macro_mape": 0.042}
@@ -72,7 +72,7 @@ def test_the_best_layout_of_a_group_is_often_found(scored):
 def test_published_peaks_of_memory_are_met(scored):
     """E4: peaks measured on B200, none under by more than a hundredth."""
     from coopt.fit import rows
-    from coopt.study.tables import designs, price
+    from coopt.study.scored.tables import designs, price
 
     found, _ = designs(rows.read(measurements()))
     _, memory, _ = price(found)

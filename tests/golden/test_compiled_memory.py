@@ -14,8 +14,8 @@ from coopt.measure.step import step
 from coopt.ops import count
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model, training
 from coopt.spec.profiles import hardware_table
-from coopt.study import memory
-from coopt.study.evidence import measurements
+from coopt.study.scored import memory
+from coopt.study.scored.evidence import measurements
 from coopt.tree import replace
 
 GIB = 2.0**30

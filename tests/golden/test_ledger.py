@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coopt.problems import Refused
-from coopt.study import ledger
+from coopt.study.scored import ledger
 
 LEDGER = Path(__file__).resolve().parents[2] / "docs" / "ledger"
 DATE = "2026-01-02"

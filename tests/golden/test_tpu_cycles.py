@@ -10,7 +10,7 @@ import yaml
 from coopt.fit import rows
 from coopt.measure import kept
 from coopt.measure.statistics import kendall_tau
-from coopt.study.evidence import measurements
+from coopt.study.scored.evidence import measurements
 
 RULES = ("raw", "alone", "streams")
 

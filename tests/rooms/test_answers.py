@@ -9,12 +9,12 @@ import pytest
 from coopt.cost import estimate, explain
 from coopt.ops import count
 from coopt.problems import Refused
-from coopt.study import tables
-from coopt.study.compared import compare
-from coopt.study.designs import design, parse
-from coopt.study.evidence import card, measurements
-from coopt.study.validated import validate
-from coopt.study.wishes import gradients
+from coopt.study.given.designs import design, parse
+from coopt.study.scored import tables
+from coopt.study.scored.evidence import card, measurements
+from coopt.study.scored.validated import validate
+from coopt.study.told.compared import compare
+from coopt.study.told.wishes import gradients
 from coopt.tree import replace
 
 H100, B200 = "llama3-70b@dgx-h100:1024/tp=8,pp=4", "llama3-70b@dgx-b200:1024/tp=8,pp=2"
@@ -206,4 +206,5 @@ def test_what_is_offloaded_leaves_the_chip_for_its_host():
     one = parse("llama3-8b@dgx-h100:8/tp=2")
     kept, half = (count(one.model, replace(one.layout, offload=share), one.workload).memory for share in (0.0, 0.5))
     assert float(kept.host) == 0 < float(half.host)
-    assert float(half.activations + half.host) == pytest.approx(float(kept.activations))
+    gone, sent = float(kept.activations - half.activations), float(half.host)
+    assert 0.9 * sent < gone < sent  # of 32 layers, one is in use on the chip and one under way

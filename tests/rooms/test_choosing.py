@@ -11,8 +11,9 @@ import pytest
 from coopt.commands.parse import parse
 from coopt.report.searched import again_sentence
 from coopt.spec import load
-from coopt.study import afresh, blocks, calibration, constants, profiled, screening, shortlist, survey
-from coopt.study.choosing import choose
+from coopt.study.screened import screening
+from coopt.study.timed import afresh, blocks, calibration, constants, profiled, shortlist, survey
+from coopt.study.timed.choosing import choose
 from tests.rooms.test_study import SMALL, WORK, here, study, swept, timed_by  # noqa: F401  `here` is a fixture
 
 

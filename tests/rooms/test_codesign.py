@@ -29,14 +29,14 @@ from coopt.search.elasticity import elasticities
 from coopt.search.space import flat, index, size
 from coopt.spec import load, process
 from coopt.spec.silicon import Design
-from coopt.study import used as engine
-from coopt.study.codesign import codesign, judged
-from coopt.study.feasible import SAMPLES, feasible
-from coopt.study.futures import futures, shapes, sparser
-from coopt.study.objectives import expression
-from coopt.study.question import PACE, Question, prepare
-from coopt.study.used import uses
-from coopt.study.worth import SMOOTH, wishes, work
+from coopt.study.chips import used as engine
+from coopt.study.chips.codesign import codesign, judged
+from coopt.study.chips.feasible import SAMPLES, feasible
+from coopt.study.chips.futures import futures, shapes, sparser
+from coopt.study.chips.question import PACE, Question, prepare
+from coopt.study.chips.used import uses
+from coopt.study.chips.worth import SMOOTH, wishes, work
+from coopt.study.given.objectives import expression
 from coopt.tree import replace
 
 ROOT = Path(__file__).resolve().parents[2]

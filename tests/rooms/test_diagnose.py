@@ -13,9 +13,10 @@ from coopt.cost import estimate
 from coopt.ops import count
 from coopt.problems import Refused
 from coopt.report import html_page, table
-from coopt.study import diagnosed, suspects, verbs
-from coopt.study.designs import design
-from coopt.study.diagnosed import SPENT, diagnose, seconds, spent
+from coopt.study import verbs
+from coopt.study.given.designs import design
+from coopt.study.told import diagnosed, suspects
+from coopt.study.told.diagnosed import SPENT, diagnose, seconds, spent
 from coopt.tree import replace
 
 EVERYTHING = frozenset(("recompute", "zero", "sp", "fused_attention", "vpp", "micro_batch"))

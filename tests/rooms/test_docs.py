@@ -258,7 +258,7 @@ def test_what_does_not_fit_says_what_would():
 
 
 def test_objectives_that_are_told_are_those_there_are():
-    from coopt.study.schema import OBJECTIVES
+    from coopt.study.given.schema import OBJECTIVES
 
     told = {
         word

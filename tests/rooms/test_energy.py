@@ -13,9 +13,9 @@ import pytest
 
 from coopt.measure import energy
 from coopt.spec import load
-from coopt.study import energy as told
-from coopt.study.blocks import Timed
-from coopt.study.emit import as_yaml
+from coopt.study.given.emit import as_yaml
+from coopt.study.timed import energy as told
+from coopt.study.timed.blocks import Timed
 
 SOURCES = {**load.profile("chip", "h200-sxm").data["sources"], "calibrated": {"title": "coopt", "date": "2026-11-26"}}
 JOB = {"layout": {"precision": {"linear": 2.0}}}

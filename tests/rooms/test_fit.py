@@ -14,9 +14,9 @@ from coopt.fit.priors import starts
 from coopt.problems import Refused
 from coopt.spec import load, profiles
 from coopt.spec.constants import STACK
-from coopt.study import own as private
-from coopt.study import published, tables
-from coopt.study.evidence import measurements
+from coopt.study.scored import own as private
+from coopt.study.scored import published, tables
+from coopt.study.scored.evidence import measurements
 
 DATE = "2026-01-02"
 

@@ -14,9 +14,9 @@ from coopt.report.tables import kind, table
 from coopt.search import chips as space
 from coopt.spec import process, read
 from coopt.spec.silicon import Design
-from coopt.study import used
-from coopt.study.joint import BASELINES, joint
-from coopt.study.schema_joint import Joint
+from coopt.study.chips import used
+from coopt.study.chips.joint import BASELINES, joint
+from coopt.study.given.schema_joint import Joint
 
 STUDIES = sorted(Path(__file__).parents[2].glob("scripts/joint/*.yaml"))
 LISTED, CHIPS = ([one for one in STUDIES if one.stem.startswith("chip-") == wanted] for wanted in (False, True))

@@ -414,6 +414,12 @@ def test_a_chip_without_family_says_which_constants_are_taken(tmp_path):
     assert any("no fitted constants of the family nobody" in said and "stream" in said for said in machine.assumed)
 
 
+@pytest.mark.parametrize("name, field", [("dgx-h100", "d_model"), ("chinchilla-besiroglu", "chips")])
+def test_a_setting_of_something_else_is_refused(name, field):
+    with pytest.raises(Refused, match=f"{field}: expected .*{name} is a (machine|law)"):
+        load.load(name, **{field: 8})
+
+
 # ----------------------------------------------------------------------------------------------------- overrides
 
 

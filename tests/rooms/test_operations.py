@@ -11,7 +11,7 @@ import pytest
 from coopt.cost.collectives import collective_time
 from coopt.measure import sweep
 from coopt.spec.nouns import Hardware, Row, Tier
-from coopt.study import blocks, calibration, constants, operations, survey
+from coopt.study.timed import blocks, calibration, constants, operations, survey
 from tests.rooms.test_study import here, timed_by  # noqa: F401  `here` is a fixture
 
 

@@ -15,8 +15,9 @@ from coopt.problems import Refused
 from coopt.search.space import candidate, size
 from coopt.spec import load
 from coopt.store import create, journal, resume
-from coopt.study import asked, parts, screening, spaces
-from coopt.study.scheduler import Crew
+from coopt.study.given import asked, spaces
+from coopt.study.given.scheduler import Crew
+from coopt.study.screened import parts, screening
 
 STUDY = """\
 kind: study
@@ -86,7 +87,7 @@ def test_any_split_gives_the_answer_of_one_sweep(question, whole, tmp_path, shar
 def test_one_worker_and_two_leave_the_same_records(question, whole, tmp_path):
     """A17: processes, one and two at a time: the same results, and the same parts in the journal."""
     part = size(question.space) // 2
-    with workers.process(preload=("coopt.study.parts",), reuse=64) as executor:
+    with workers.process(preload=("coopt.study.screened.parts",), reuse=64) as executor:
         for width in (1, 2):
             same(in_parts(tmp_path, question, executor, width=width, part=part, name=f"w{width}"), whole)
     done = [

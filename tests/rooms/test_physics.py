@@ -13,8 +13,8 @@ from coopt.ops.shapes import mixing, model_flops, parameters
 from coopt.ops.weights import stages
 from coopt.spec import load
 from coopt.spec.nouns import Hardware, LayerKind, Layout, Model, Row, Tier, training
-from coopt.study import tables
-from coopt.study.evidence import measurements
+from coopt.study.scored import tables
+from coopt.study.scored.evidence import measurements
 from coopt.tree import replace
 
 MIXTURE = LayerKind(

@@ -13,8 +13,8 @@ from coopt.search.space import Candidate
 from coopt.spec.load import law as load_law
 from coopt.spec.load import model, resolve
 from coopt.spec.nouns import Layout, training
-from coopt.study import robust
-from coopt.study.objectives import machine_of
+from coopt.study.given.objectives import machine_of
+from coopt.study.screened import robust
 from coopt.tree import replace
 
 

@@ -19,23 +19,13 @@ from coopt.search.space import digits, settings, size
 from coopt.spec import load, read
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
 from coopt.store import open_run
-from coopt.study import (
-    asked,
-    bench,
-    blocks,
-    calibration,
-    constants,
-    elsewhere,
-    emit,
-    host,
-    machines,
-    main,
-    ranking,
-    screening,
-)
-from coopt.study import spaces as families
-from coopt.study.designs import design
-from coopt.study.schema import Study
+from coopt.study import elsewhere, main, ranking
+from coopt.study.given import asked, bench, emit, host, machines
+from coopt.study.given import spaces as families
+from coopt.study.given.designs import design
+from coopt.study.given.schema import Study
+from coopt.study.screened import screening
+from coopt.study.timed import blocks, calibration, constants
 from coopt.tree import replace
 
 # What a `host` job answers, in the shape of the real thing; the numbers are nobody's.
@@ -482,6 +472,12 @@ def test_a_search_pads_the_vocabulary_for_each_tp_as_explain_does(runs: Path, vo
     one = design(**asked, layout=cut, seq_len=best["seq_len"])
     alone = float(estimate(count(one.model, one.layout, one.workload), one.hardware).step_time)
     assert float(one.model.vocab) == padded and alone == pytest.approx(best["step_time"], rel=1e-9)
+
+
+def test_a_padded_vocabulary_is_no_edge(runs: Path):
+    asked = {"model": "llama2-7b", "hardware": "dgx-a100", "chips": 8, "global_batch": 64.0, "stack": "megatron-lm"}
+    document = main.search(options(**asked, overrides={"model.vocab": "50257"}, top=1, layout="cp=1,offload=0,vpp=1"))
+    assert not document["boundary_hits"]
 
 
 def test_search_of_layouts_writes_a_run_and_answers(runs: Path):

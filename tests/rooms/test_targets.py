@@ -12,7 +12,8 @@ from coopt.commands.parse import parse
 from coopt.measure import kept, topology
 from coopt.problems import Refused
 from coopt.spec import load
-from coopt.study import cycles, machines, profiled, targets, timing
+from coopt.study.given import machines
+from coopt.study.timed import cycles, profiled, targets, timing
 
 MINI = """\
 kind: model
@@ -214,7 +215,7 @@ def test_memory_that_is_not_enough_is_an_outcome(tmp_path):
     model, layout, _ = targets._asked(asked, target, chip)
     (job,) = targets._jobs(asked, model, layout, target, chip)
     from coopt import workers
-    from coopt.study import bench
+    from coopt.study.given import bench
 
     with workers.process(preload=bench.PRELOAD) as executor:
         outcome = executor.run(workers.Job(bench.JOB, {**job, "memory": 1000.0}, 120.0))
@@ -224,7 +225,7 @@ def test_memory_that_is_not_enough_is_an_outcome(tmp_path):
 
 def test_constants_come_back_from_estimates_that_have_them():
     """Products estimated with known constants, the compiler's own among them: the fit finds each."""
-    from coopt.study import compiled
+    from coopt.study.timed import compiled
 
     rates = cycles.rates("tpu-v6e")
     m, n, k = np.array(compiled.SIZES, float).T

@@ -18,7 +18,7 @@ from coopt.ops import count
 from coopt.problems import Refused
 from coopt.report import tables
 from coopt.spec.nouns import PRECISIONS, Hardware, LayerKind, Layout, Model, training
-from coopt.study import traced
+from coopt.study.timed import traced
 
 KIND = LayerKind(count=1.0, heads=4.0, kv_heads=2.0, head_dim=64.0, d_ff=512.0, gated=1.0)
 MODEL = Model(name="one", d_model=256.0, vocab=512.0, kinds=(KIND,))

@@ -12,11 +12,11 @@ from coopt.fit.priors import starts
 from coopt.report import table
 from coopt.spec import load
 from coopt.spec.constants import STACK
-from coopt.study import heldout, tables
-from coopt.study.designs import design
-from coopt.study.evidence import card, measurements, sigma
-from coopt.study.reach import Figure, reach, verdict
-from coopt.study.validated import validate
+from coopt.study.given.designs import design
+from coopt.study.scored import heldout, tables
+from coopt.study.scored.evidence import card, measurements, sigma
+from coopt.study.scored.reach import Figure, reach, verdict
+from coopt.study.scored.validated import validate
 
 
 @pytest.fixture(scope="module")

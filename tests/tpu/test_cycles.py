@@ -8,7 +8,8 @@ from coopt.measure.jobs import block_job, step_job
 from coopt.measure.schedule import Product
 from coopt.measure.topology import acquire
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
-from coopt.study import bench, cycles
+from coopt.study.given import bench
+from coopt.study.timed import cycles
 from coopt.tree import replace
 
 pytestmark = pytest.mark.tpu_aot

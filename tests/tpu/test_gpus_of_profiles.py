@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from coopt.commands.parse import parse
-from coopt.study import timing
+from coopt.study.timed import timing
 
 pytestmark = [
     pytest.mark.tpu_aot,

@@ -1,0 +1,127 @@
+"""The bench: jobs of `coopt.measure` in child processes, each one a trial of the run where there is a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import platform
+import threading
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from coopt import __version__, workers
+from coopt import measure as measure_room
+from coopt.store import Run, finite, identity
+from coopt.study.given import scheduler
+from coopt.workers import Executor, Job
+
+JOB = "coopt.measure.job:run_job"
+PRELOAD = ("coopt.measure.job",)
+REUSE = 64  # jobs of one child: its imports and its threads are then in place
+DEVICE = "local-device"  # the lease: one process at a time times on this host
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+DEADLINE = 180.0  # s for one block, compiling included
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """Where jobs run: the kind of executor, how many at once, and the address of a Ray cluster."""
+
+    executor: str | None = None  # None: children of this process, and sweeps in this process itself
+    workers: int = 2
+    ray_address: str | None = None
+    folder: Path | None = None  # seen by every worker: of Slurm's jobs
+
+
+@contextlib.contextmanager
+def opened(awake: bool, how: How | None = None) -> Iterator[Executor]:
+    """An executor for jobs; `awake`: there will be some, so that a fork server may as well be on its way."""
+    how = how or How()
+    if how.executor == "serial":
+        with workers.serial() as serial:
+            yield serial
+    elif how.executor == "ray":
+        from coopt.workers.on_ray import ray
+
+        with ray(PRELOAD, reuse=REUSE, workers=how.workers, address=how.ray_address) as cluster:
+            yield cluster
+    elif how.executor == "slurm":
+        from coopt.workers.on_slurm import slurm
+
+        with slurm(PRELOAD, workers=how.workers, folder=how.folder) as queue:
+            yield queue
+    else:
+        with workers.process(preload=PRELOAD, reuse=REUSE) as executor:
+            if awake:  # the server's imports take seconds on one core; there is something else to do meanwhile
+                threading.Thread(target=_wake, args=(executor,), daemon=True, name="bench").start()
+            yield executor
+
+
+def _wake(executor: Executor) -> None:
+    with contextlib.suppress(OSError, RuntimeError):  # closed before it was up: whoever closed it knows
+        executor.run(Job("coopt.study.given.bench:awake", {}, DEADLINE))
+
+
+def awake(payload: dict) -> dict:
+    """The first job of a bench: its answer says that the server is up."""
+    return {"outcome": "ok"}
+
+
+def toolchain() -> dict[str, str]:
+    """What a timing depends on besides its job and the machine; a new version of any measures anew."""
+    found = {"python": platform.python_version(), "coopt": __version__}
+    for name in ("jax", "jaxlib", "flax", "numpy", "libtpu"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # not installed, or installed without metadata
+            found[name] = "unknown"
+    return found
+
+
+def place() -> dict[str, Any]:
+    """The machine a timing was made on, as far as the kernel says: another one measures anew."""
+    from coopt.measure.host import cores, processor
+
+    return {"processor": processor(), "cores": cores(), "system": platform.system()}
+
+
+def flags() -> dict[str, str]:
+    """The environment that changes what is compiled."""
+    return {name: os.environ[name] for name in sorted(os.environ) if name in FLAGS or name.startswith("JAX_")}
+
+
+@functools.cache
+def code() -> str:
+    """SHA-256 of the sources that build, compile and time: another version of any of them measures anew."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(measure_room.__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def trial_of(job: Mapping[str, Any]) -> str:
+    """The name of a trial: its job, the toolchain, its flags, our code and the machine, hashed."""
+    return identity(finite(dict(job)), toolchain(), flags(), code(), place())
+
+
+def do(run: Run | None, executor: Executor, job: Mapping[str, Any], *, deadline_s: float, **about: Any) -> dict:
+    """What a job came to: `{status, result, message, seconds}`; asked of the journal first, and kept there.
+
+    A trial that is done is never done again; one whose child died is tried a second time and then given up.
+    """
+    if run is None:
+        return scheduler.record(executor.run(Job(JOB, dict(job), deadline_s, lease=DEVICE)))
+    trial = trial_of(job)
+    while trial not in run.trials.done and run.claim(trial, **about):
+        outcome = executor.run(Job(JOB, dict(job), deadline_s, lease=DEVICE))
+        scheduler.settle(run, trial, outcome, job=finite(dict(job)), **about)
+    done = run.trials.done.get(trial)
+    if done is None:
+        return {"status": "crashed", "result": None, "message": "another process is at work on it", "seconds": None}
+    return {"status": done["status"], "result": done.get("result"), "seconds": done.get("seconds"),
+            "message": done.get("message") or done.get("detail") or ""}  # fmt: skip

@@ -1,0 +1,220 @@
+"""Blocks: what of a plan is compiled and timed, what pricing says of it, and what its time says of the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from coopt.cost import estimate
+from coopt.fit.rows import stack_trees
+from coopt.measure.clock import FOREIGN
+from coopt.measure.jobs import block_job, layout_of, model_of
+from coopt.ops import count
+from coopt.search.space import Candidate
+from coopt.spec.nouns import Cost, Hardware, Layout, Model, Ops, training
+from coopt.store import finite, identity
+from coopt.study.given.objectives import machine_of
+from coopt.tree import replace
+
+BUDGET = 0.4  # s of timing a block asks for; it takes no fewer than three samples whatever that costs
+LATER = ("overhead", "stragglers")  # rows in proportion to all others
+PASSES = ("forward", "forward_backward")
+SHARED = 0.25  # of blocks timed while others were at work, from which their processor seconds are taken for all
+COMPUTE = ("matmul", "attention", "elementwise", "gather")
+
+
+def job(
+    model: Model, layout: Layout, *, seq_len: float, budget_s: float = BUDGET, layer: int = 0, own: str = ""
+) -> dict[str, Any]:
+    """The job that times one layer of a model as one device of a layout runs it; `own`, a module in place of ours.
+
+    What a layer does not depend on, the number of layers and how devices are arranged beyond this one, is left out,
+    so that equal blocks are one job.
+    """
+    kinds = tuple(replace(kind, count=1.0) for kind in model.kinds)
+    alone = replace(layout, dp=1.0, pp=1.0, fsdp=1.0, vpp=1.0, schedule=0.0, order=0.0, zero=0.0, offload=0.0)
+    shape = replace(model, name="", source="", context=0.0, kinds=kinds)
+    more = {"block": own} if own else {}
+    return block_job(shape, alone, seq_len=int(seq_len), layer=layer, budget_s=budget_s, **more)
+
+
+def of_plan(plan: Candidate, own: str = "") -> dict[str, Any]:
+    """The block of a plan: a layer of its first kind at its micro-batch; `own`, a module in place of ours."""
+    return job(plan.model, plan.layout, seq_len=plan.workload.train.seq_len, own=own)
+
+
+def key(work: Mapping[str, Any]) -> str:
+    """The name of a block: equal jobs have equal keys, whoever's module, whatever values, whatever is measured."""
+    return identity(finite({name: value for name, value in work.items() if name not in ("block", "seed", "energy")}))
+
+
+def alone(plan: Candidate) -> bool:
+    """True where the plan's block is a whole layer, which one device can time."""
+    layout = plan.layout
+    return float(layout.tp * layout.cp * layout.ep) < 1.5
+
+
+def name(work: Mapping[str, Any]) -> str:
+    """A block in a few words."""
+    model, layout = work["model"], work["layout"]
+    kind = model["kinds"][int(work.get("layer", 0))]
+    precision = {0.0: "fp32", 2.0: "bf16", 3.0: "fp16"}.get(layout["precision"]["linear"], "")
+    kept = {0.0: "", 1.0: " selective", 2.0: " full"}[layout["recompute"]]
+    said = f"d{model['d_model']:g} h{kind['heads']:g} s{work['seq_len']} micro_batch={layout['micro_batch']:g}"
+    return f"{said} {precision}" + (f" recompute{kept}" if kept else "")
+
+
+def predicted(work: Mapping[str, Any], hardware: Hardware) -> tuple[float, float]:
+    """Seconds of a block's forward pass, and of forward and backward (with what is recomputed), by pricing."""
+    ((_, ops),) = counted([work])
+    forward, both = passes(ops, hardware)
+    return float(forward[0]), float(both[0])
+
+
+def counted(works: Sequence[Mapping[str, Any]]) -> list[tuple[np.ndarray, Ops]]:
+    """What blocks must do, those of one structure together: their positions, and operations with leaves `(blocks,)`."""
+    groups: dict[Any, list[int]] = {}
+    trees = []
+    for position, work in enumerate(works):
+        model, layout = model_of(work["model"]), layout_of(work["layout"])
+        trees.append((model, layout, training(float(work["seq_len"]), float(layout.micro_batch))))
+        groups.setdefault(jax.tree.structure(trees[-1]), []).append(position)
+    return [(np.array(at), count(*stack_trees([trees[i] for i in at]))) for at in groups.values()]
+
+
+def passes(ops: Ops, hardware: Hardware) -> tuple[Any, Any]:
+    """Seconds of one layer forward, and forward and backward; elementwise in the leaves of both."""
+    cost = estimate(ops, hardware)
+    forward = layer_time(ops, cost, ("forward",))
+    return forward, forward + layer_time(ops, cost, ("recompute", "backward"))
+
+
+def layer_time(ops: Ops, cost: Cost, phases: tuple[str, ...]) -> Any:
+    """Seconds one layer of one micro-batch computes in some phases."""
+    total: Any = 0.0
+    for row, once in zip(ops.rows, cost.once, strict=False):
+        if row.scope == "layer" and row.kind in COMPUTE and row.phase in phases:
+            total = total + row.count * once
+    return total
+
+
+def step_time(plan: Candidate, measured: float) -> float:
+    """Seconds of a plan's step with its layers' computing in proportion to a measured layer.
+
+    T' = T + (measured / predicted - 1) x exposed computing of the layers x (1 + overhead); embedding, head and
+    optimizer stay as predicted.
+    """
+    ops = count(plan.model, plan.layout, plan.workload)
+    cost = estimate(ops, machine_of(plan))
+    one = layer_time(ops, cost, ("forward", "recompute", "backward"))
+    exposed = sum(
+        float(time)
+        for row, time in zip(ops.rows, cost.time, strict=False)
+        if row.scope == "layer" and row.kind in COMPUTE
+    )
+    total = float(cost.step_time)
+    later = sum(float(time) for said, time in zip(cost.names, cost.time, strict=True) if said in LATER)
+    return total + (measured / float(one) - 1.0) * exposed * total / (total - later)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """One block that was sent to a clock: its job, and what came back."""
+
+    job: Mapping[str, Any]
+    status: str
+    answer: Mapping[str, Any]  # empty where there is none
+    seconds: float = float("nan")
+    message: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """True where both passes have a time that can be believed."""
+        return self.status in ("ok", "noisy") and all(np.isfinite(time) for time in self.times())
+
+    def times(self, clock: str = "wall", *, cores: float = 1.0) -> tuple[float, float]:
+        """Seconds of the forward pass, and of forward and backward; or processor seconds / cores."""
+        forward, both = (self._figure(part, {"wall": "time"}.get(clock, clock)) for part in PASSES)
+        return (forward / cores, both / cores) if clock == "processor" else (forward, both)
+
+    @property
+    def foreign(self) -> float:
+        """Share of the processors that others used while this was timed; NaN where nobody said."""
+        return max(self._figure(part, "foreign") for part in PASSES)
+
+    def _figure(self, part: str, name: str) -> float:
+        value = self.answer.get("phases", {}).get(part, {}).get(name)
+        return float("nan") if value is None else float(value)
+
+    def document(self) -> dict[str, Any]:
+        """The block as `coopt measure --out` writes it and `coopt calibrate` reads it."""
+        phases = self.answer.get("phases", {})
+        keys = (
+            "time",
+            "low",
+            "high",
+            "spread",
+            "samples",
+            "foreign",
+            "processor",
+            "compile_s",
+            "flops",
+            "bytes",
+            "energy",
+        )
+        return {
+            "name": name(self.job),
+            "outcome": self.status,
+            "message": self.message,
+            "kind": self.answer.get("kind"),
+            "device": self.answer.get("device"),
+            **{part: {key: phases.get(part, {}).get(key) for key in keys} for part in PASSES},
+            "flags": self.answer.get("flags", []),
+            "digest": self.answer.get("digest"),
+            "seconds": self.seconds,
+            "job": dict(self.job),
+        }
+
+
+def clock_of(timed: Sequence[Timed], *, cores: float) -> str:
+    """Which clock a set of blocks is compared by: `wall`, or `processor` where this machine was not theirs alone.
+
+    Processor seconds over the number of processors are what a block takes when all of them are its own and it keeps
+    them busy: on two shared cores they repeat within 3% where the clock is off by factors. The two are never mixed.
+    """
+    known = [block for block in timed if all(np.isfinite(block.times("processor", cores=cores)))]
+    shared = sum(block.foreign > FOREIGN for block in timed)
+    return "processor" if len(known) == len(timed) and shared > SHARED * len(timed) else "wall"
+
+
+def settled(timed: Sequence[Timed], *, cores: float) -> list[Timed]:
+    """The blocks with the seconds of the clock that they are compared by, whichever it is, as their times."""
+    usable = [block for block in timed if block.usable]
+    if not usable or clock_of(usable, cores=cores) == "wall":
+        return list(timed)
+
+    def of_processors(block: Timed) -> Timed:
+        phases = dict(block.answer["phases"])
+        for part, seconds in zip(PASSES, block.times("processor", cores=cores), strict=True):
+            phases[part] = phases[part] | {"time": seconds, "low": None, "high": None, "estimator": "processor"}
+        return dataclasses.replace(block, answer={**block.answer, "phases": phases})
+
+    return [of_processors(block) if block.usable else block for block in timed]
+
+
+def of_record(job: Mapping[str, Any], record: Mapping[str, Any]) -> Timed:
+    """A block from what `bench.do` said of its job."""
+    seconds = float("nan") if record["seconds"] is None else record["seconds"]
+    return Timed(job, record["status"], record["result"] or {}, seconds, record["message"])
+
+
+def of_document(said: Mapping[str, Any]) -> Timed:
+    """The inverse of `Timed.document`."""
+    parts = {part: said.get(part) or {} for part in PASSES}
+    answer = {"phases": parts, **{key: said.get(key) for key in ("kind", "device", "flags", "digest")}}
+    seconds, message = float(said.get("seconds") or "nan"), str(said.get("message") or "")
+    return Timed(said["job"], str(said.get("outcome")), answer, seconds, message)

@@ -1,0 +1,186 @@
+"""Calibration: a handful of a machine's constants fitted to blocks that were timed on it, and how well that holds.
+
+Robust least squares on log(predicted / measured), with a prior around what was known before, so that a constant that
+no block speaks of stays where it was. The error that counts is that of blocks left out of the fit.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from coopt import units
+from coopt.fit import score
+from coopt.measure.statistics import kendall_tau, noise_ceiling
+from coopt.spec.nouns import Hardware
+from coopt.study.timed import operations
+from coopt.study.timed.afresh import repeat, together
+from coopt.study.timed.blocks import PASSES, Timed, clock_of, counted
+from coopt.study.timed.constants import FLOOR, SPREAD, before, fit
+
+NOISE = 0.05  # log units a timing may be off beyond its own spread
+LEAST = 3  # blocks below which nothing is fitted
+FOLDS = 10  # in which blocks are left out of the fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibrated:
+    """What the blocks said: constants, errors before and after, and of each block when it was left out."""
+
+    constants: Mapping[str, float]  # SI, by the names of SPREAD
+    errors: Mapping[str, float]  # standard errors in log units
+    sigma: float
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    held_out: Mapping[str, Any]
+    blocks: int
+    operations: int = 0
+    clock: str = "wall"  # wall | processor
+    repeat: float = math.nan  # log units by which a block differs from one process to the next; NaN: none was repeated
+    tau: float = math.nan  # Kendall's, of blocks left out of the fit
+    tau_ceiling: float = math.nan  # what a perfect model would reach, the timings being as noisy as they are
+
+
+def calibrate(hardware: Hardware, timed: Sequence[Timed], swept: Sequence[Mapping[str, Any]] = ()) -> Calibrated | None:
+    """Constants of `hardware` fitted to timed blocks; None where fewer than three blocks have usable times.
+
+    `swept` are operations timed alone, rows of a `sweep` job, which enter the same fit; errors are those of blocks.
+
+    Where others used this machine while blocks were timed, processor seconds take the place of the clock's for all of
+    them: see `blocks.clock_of`. A block that was timed in several processes is one row, their mean; how far such
+    timings differ is what a timing may be off, and the least that `sigma` can be.
+    """
+    cores = float(hardware.cores)
+    usable = together(timed)
+    if len(usable) < LEAST:
+        return None
+    clock = clock_of([block for block in timed if block.usable], cores=cores)
+    seen = np.array([np.mean(np.log([one.times(clock, cores=cores) for one in block]), axis=0) for block in usable])
+    again = repeat(usable, clock)
+    weight = 1.0 / np.array([_noise(block, clock, again) for block in usable])
+    groups = counted([block[0].job for block in usable])
+    alone = operations.usable(swept, clock)
+    fused = bool(usable[0][0].job["layout"]["fused_attention"])
+    every = [*groups, *operations.counted(alone, fused=fused, first=len(usable))]
+    told = np.concatenate([seen, operations.seen(alone, clock, cores=cores)])
+    trust = np.concatenate([weight, np.full((len(alone), 2), 1.0 / operations.NOISE)])
+    found = fit(hardware, every, told, trust)
+    left_out = np.empty_like(seen)
+    for number in range(folds := min(FOLDS, len(usable))):
+        out = np.arange(len(told)) % folds == number
+        out[len(usable) :] = False
+        without = fit(hardware, every, np.where(out[:, None], np.nan, told), trust, start=found.z)
+        left_out[out[: len(usable)]] = without.said(every)[0, out]
+    residual = (left_out - seen)[:, 1]
+    errors = np.array(list(SPREAD.values())) * np.sqrt(np.diag(found.covariance))
+    return Calibrated(
+        constants=found.constants(),
+        errors=dict(zip(SPREAD, map(float, errors), strict=True)),
+        sigma=max(FLOOR, float(np.sqrt(np.mean(residual**2))), again),
+        before=_errors(before(hardware).said(groups)[0], seen),
+        after=_errors(found.said(groups)[0], seen),
+        held_out=_errors(left_out, seen),
+        blocks=len(usable),
+        operations=len(alone),
+        clock=clock,
+        repeat=again,
+        tau=kendall_tau(left_out[:, 1], seen[:, 1]),
+        tau_ceiling=noise_ceiling(np.exp(seen[:, 1]), np.exp(seen[:, 1]) / weight[:, 1]),
+    )
+
+
+def _noise(block: Sequence[Timed], clock: str, again: float) -> list[float]:
+    """Log units by which the mean of a block's timings may be off, forward and with backward."""
+    least = max(NOISE, again) / math.sqrt(len(block))  # NOISE first: NaN, where none was repeated, is not the larger
+    if clock == "processor":  # its spread is that of the program, not that of whoever else is at work
+        return [least, least]
+    phases = block[0].answer["phases"]
+    return [math.hypot(least, float(phases[part].get("spread") or 0.0)) for part in PASSES]
+
+
+def _errors(said: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
+    """Errors of forward and forward-with-backward times together, and of the latter alone."""
+    every = score.errors(np.exp(said).ravel(), np.exp(seen).ravel(), np.ones(seen.size))
+    both = score.errors(np.exp(said[:, 1]), np.exp(seen[:, 1]), np.ones(len(seen)))
+    return every | {"forward_backward_mape": both["mape"]}
+
+
+def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: str) -> dict[str, Any]:
+    """The chip's file with the fitted constants in it; `blocks` says what they were fitted to."""
+    data = copy.deepcopy(dict(chip))
+    data["sources"] = {**data["sources"], "calibrated": {"title": f"coopt, fitted to {blocks}", "date": date}}
+    data["title"] = f"{data['title']}, calibrated" if "calibrated" not in data["title"] else data["title"]
+
+    def fitted(value: Any, name: str = "", basis: str = "") -> dict[str, Any]:
+        said = {"value": value, "source": "calibrated", "kind": "fitted"}
+        error = found.errors.get(name)
+        basis = basis or ("" if error is None else f"standard error {error:.2g} of its logarithm")
+        return said | ({"basis": basis} if basis else {})
+
+    shares = {"fp32": found.constants["matmul_32"], "tf32": found.constants["matmul_32"]}
+    shares = {kind: shares.get(kind, found.constants["matmul_16"]) for kind in ("fp32", "tf32", "bf16", "fp16")}
+    # One share for all wide types stands in a profile; what a type reaches beyond it goes into that type's peak.
+    share = min(1.0, max(shares[kind] for kind in data["peak"] if kind in shares))
+    data["peak"] = {
+        kind: _scaled(said, shares[kind] / share, fitted) if kind in shares else said
+        for kind, said in data["peak"].items()
+    }
+    memory = dict(data.get("memory", {}))
+    was = memory.get("bandwidth", {}).get("value")
+    memory["bandwidth"] = fitted(
+        units.show(found.constants["bandwidth"], "B/s", digits=6),
+        basis=f"what blocks see, caches included; standard error {found.errors['bandwidth']:.2g} of its logarithm"
+        + (f"; a stream was {was}" if was else ""),
+    )
+    data["memory"] = memory
+    tile = int(found.constants["tile"])
+    data["tile"] = {**data.get("tile", {}), "m": tile, "n": tile, "source": "calibrated", "kind": "fitted"}
+    data["fitted"] = {
+        **data.get("fitted", {}),
+        "matmul_16": fitted(_rounded(share), "matmul_32"),
+        "depth": fitted(_rounded(found.constants["depth"]), "depth"),
+        "passes": fitted(_rounded(found.constants["passes"]), "passes"),
+        "passes_back": fitted(_rounded(found.constants["passes_back"]), "passes_back"),
+        "stream": fitted(1, basis="the bandwidth above is what a stream reaches"),
+        "attention": fitted(_rounded(found.constants["attention"]), "attention"),
+        "kernel": fitted(units.show(found.constants["kernel"], "s", digits=6), "kernel"),
+        "sigma": fitted(_rounded(found.sigma), basis="blocks left out of the fit, one at a time"),
+    }
+    return data
+
+
+def _scaled(said: Mapping[str, Any], times: float, fitted: Any) -> Mapping[str, Any]:
+    """A measured peak, moved to what blocks reached."""
+    if abs(times - 1.0) < 1e-9:
+        return said
+    rate = units.parse(said["value"], "FLOP/s") * times
+    return fitted(units.show(rate, "FLOP/s", digits=6), basis=f"blocks reached {times:.3g} of {said['value']}")
+
+
+def document(found: Calibrated | None) -> dict[str, Any] | None:
+    """Errors and constants for a document; null where nothing was fitted."""
+    if found is None:
+        return None
+    return {
+        "before": dict(found.before),
+        "after": dict(found.after),
+        "held_out": dict(found.held_out),
+        "blocks": found.blocks,
+        "operations": found.operations,
+        "sigma": found.sigma,
+        "clock": found.clock,
+        "repeat": found.repeat,
+        "tau": found.tau,
+        "tau_ceiling": found.tau_ceiling,
+        "constants": dict(found.constants),
+        "standard_errors": dict(found.errors),
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
