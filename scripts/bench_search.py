@@ -4,11 +4,11 @@
     python scripts/bench_search.py --most=1e9 --batch=1536 --chips=4096
 
 GPT-3 175B on 4,096 A100: every layout that divides, priced by the full expression; the exact best 32, the exact front
-of step time, dollars, joules and memory, and why the rest was rejected. Takes about a quarter of a minute on 2 quiet
+of step time, dollars, joules and memory, and why the rest was rejected. Takes half a minute on 2 quiet
 cores. Prints the space; the first answer from the start of the process, compilation included; the warm rate; the share
 it is of the machine's measured rate of multiply-adds; memory; the same for DeepSeek-V3, a mixture of experts whose
-collectives cross two tiers; and the rate for spaces from 10^4 candidates up to `--most`. Beside wall time stands the
-processor time of all threads: on a machine with other work that is the figure to compare.
+collectives cross two tiers; and the rate for spaces from 10^4 candidates up to `--most`, of either kind. Beside
+wall time stands the processor time of all threads: on a machine with other work that is the figure to compare.
 """
 
 from __future__ import annotations
@@ -146,13 +146,22 @@ def main(argv: list[str]) -> None:
     print(f"DeepSeek-V3 on 2,048 H100: {size(mixture):,} layouts")
     sweep(mixture, pod, objectives=OBJECTIVES, workers=WORKERS.value)
     warm("DeepSeek-V3", mixture, pod)
-    print(f"{'candidates':>15} {'seconds':>8} {'million/s':>10} {'CPU s':>8} {'peak MB':>8}   (without the front)")
+    print(f"{'candidates':>15} {'seconds':>8} {'million/s':>10} {'CPU s':>8} {'peak MB':>8}")
     exponent = 4.0
     while 10**exponent <= MOST.value * 1.01:
-        seconds, cpu, best = min((timed(scaled(10**exponent), hardware, pareto=False) for _ in range(2)), key=first)
-        print(f"{best.evaluated:>15,} {seconds:>8.3f} {best.evaluated / seconds / 1e6:>10.1f} {cpu:>8.3f} "
-              f"{resident():>8.0f}")  # fmt: skip
+        line("without the front", scaled(10**exponent), hardware, pareto=False)
         exponent += 1.0
+    experts = range(1024, 1024 + 64 * max(round(MOST.value / size(mixture)), 1), 64)
+    shapes = product((axis("shape", "model.kinds.1.d_expert", experts), *mixture.axes), mixture.base)
+    line("DeepSeek-V3, without the front", shapes, pod, pareto=False)
+    line("DeepSeek-V3, with it", shapes, pod, pareto=True)
+
+
+def line(name: str, space: Space, hardware: Hardware, *, pareto: bool) -> None:
+    """The better of two sweeps, as a line of the table."""
+    seconds, cpu, best = min((timed(space, hardware, pareto=pareto) for _ in range(2)), key=first)
+    print(f"{best.evaluated:>15,} {seconds:>8.3f} {best.evaluated / seconds / 1e6:>10.1f} {cpu:>8.3f} "
+          f"{resident():>8.0f}   {name}")  # fmt: skip
 
 
 def warm(name: str, space: Space, hardware: Hardware) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -162,3 +165,15 @@ def test_work_a_candidate(energy, most):
     plan = chunks.plan(exact.Task(space=space, recorded=recorded, lead=len(space.axes), block=1), target=2**19)
     assert sum(len(program.steps) for program in plan.staged.programs) < 500
     assert 5 < plan.staged.work / plan.inner <= most
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_small():
+    """scripts/bench_search.py: every line it promises, and the same winner whatever is beside it."""
+    script = Path(__file__).parents[2] / "scripts" / "bench_search.py"
+    asked = [sys.executable, str(script), "--most=1e5", "--chips=256", "--batch=256", "--repeats=1"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    for line in ("first exact answer", "GPT-3, warm", "DeepSeek-V3, warm", "DeepSeek-V3, with it"):
+        assert line in told, line
+    counted = [int(line.split()[0].replace(",", "")) for line in told.splitlines() if line.endswith("the front")]
+    assert counted[0] < counted[1] <= 1.2e5 and len(counted) == 3
