@@ -169,7 +169,7 @@ def test_work_a_candidate(energy, most):
 
 @pytest.mark.slow
 def test_the_benchmark_runs_small():
-    """scripts/bench_search.py: every line it promises, and the same winner whatever is beside it."""
+    """scripts/bench_search.py: every line it promises, with spaces as large as were asked."""
     script = Path(__file__).parents[2] / "scripts" / "bench_search.py"
     asked = [sys.executable, str(script), "--most=1e5", "--chips=256", "--batch=256", "--repeats=1"]
     told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
