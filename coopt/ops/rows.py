@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from coopt.ops.cut import Cut
-from coopt.spec.nouns import TYPE_BYTES, Layout, Leaf, Row
-from coopt.xp import choose, minimum
+from coopt.spec.nouns import SCHEDULES, TYPE_BYTES, Layout, Leaf, Row
+from coopt.xp import choose, maximum, minimum
 
 Rows = tuple[Row, ...]
+DUALPIPE = float(SCHEDULES.index("dualpipe"))
 
 # A collective beside a launch of compute: one call of the host, where a launch of a row stands for about three kernels
 # of an eager trainer, with their casts and nodes of the gradient. A recomputed GPT layer has 61 launches here; its host
@@ -120,6 +121,7 @@ def norm(name: str, cut: Cut, moved: Leaf, *, scope: str = "layer", launches: Le
     return elementwise(
         name, cut, scope=scope, read=moved, written=moved, back_read=3.0 * moved, back_written=moved,
         launches=launches, back_launches=2.0 * launches,
+        again=maximum(cut.pointwise, cut.norm) if scope == "layer" else None,
     )  # fmt: skip
 
 
@@ -143,6 +145,8 @@ def wire(
     stride: Leaf,
     scope: str = "layer",
     fan: Leaf = 1.0,
+    parts: Leaf = 1.0,
+    top_parts: Leaf = 1.0,
     copies: Leaf = 0.0,
 ) -> Row:
     """A collective over `size` chips, `stride` apart; `payload` is the whole buffer on one chip, in bytes.
@@ -161,6 +165,8 @@ def wire(
         launches=CALL * (1.0 + copies) * minimum(size - 1.0, 1.0),  # a group of one is never called
         payload=payload,
         fan=fan,
+        parts=parts,
+        top_parts=top_parts,
         size=size,
         stride=stride,
     )
