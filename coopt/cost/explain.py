@@ -103,6 +103,7 @@ def layout_document(layout: Layout) -> dict[str, Any]:
         "offload",
         "overlap",
         "paired",
+        "dualpipe",
         "recompute_norm",
         "recompute_act",
         "recompute_up",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from coopt.cost.overlap import Busy, Hidden, Layer, launches, linked, shows, total, waiting
-from coopt.spec.nouns import SCHEDULES, Hardware, Leaf, Ops
+from coopt.spec.nouns import Hardware, Leaf, Ops
 from coopt.tree import struct
 from coopt.xp import at_least, floor, logical_or, maximum, minimum, where
 
 # Share of the 1F1B bubble that is left when weight gradients fill it: Qi et al. 2023, arXiv 2401.10241 (ZB-H1). Of a
 # bidirectional one (pp / 2 - 1) (F&B + B - 3 W) is: as much, but for a forward pass (DeepSeek-V3, arXiv 2412.19437).
 ZERO_BUBBLE = 1.0 / 3.0
-BOTH_WAYS = SCHEDULES.index("dualpipe") - 0.5
 
 
 @struct
@@ -30,9 +29,9 @@ class Pipeline:
 
 def _shared(ops: Ops, first: Leaf, last: Leaf) -> tuple[Leaf, Leaf]:
     """What the first and the last chip have: one end each, or half of the micro-batches of either (dualpipe)."""
-    if isinstance(ops.schedule, float) and ops.schedule < BOTH_WAYS:
+    if isinstance(ops.dualpipe, float) and ops.dualpipe == 0.0:
         return first, last
-    far = where(ops.schedule > BOTH_WAYS, 0.5, 0.0)
+    far = 0.5 * ops.dualpipe
     return (1.0 - far) * first + far * last, (1.0 - far) * last + far * first
 
 
@@ -59,20 +58,20 @@ def pipeline(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], layer: Layer)
     send, (send_shows,) = shows(fewest * layer.time, message, under=tuple(fewest * link for link in layer.links))
     # Every stage sends as much, so that it can be left out of what is compared.
     send = where(single, 0.0, send)
-    first = ops.layers_first * layer.time + (ends["first"] + where(single, ends["last"], 0.0))
-    last = ops.layers_last * layer.time + (ends["last"] + where(single, ends["first"], 0.0))
-    first, last = _shared(ops, first, last)
+    at, to = _shared(ops, ends["first"], ends["last"])
+    on_first, on_last = _shared(ops, ops.layers_first, ops.layers_last)
+    first = on_first * layer.time + (at + where(single, to, 0.0))
+    last = on_last * layer.time + (to + where(single, at, 0.0))
     middle = where(ops.stages > 2.5, ops.layers_middle, 0.0) * layer.time
     slowest = maximum(first, maximum(middle, last))
     whole = ops.layers * layer.time + (ends["first"] + ends["last"])
     # The slowest stage is no quicker than the mean one: no news of one layout, a tight bound on a box of many.
     pace = maximum(slowest, whole / ops.stages)
     others = at_least(ops.stages - 1.0, 0.0)  # never below zero, however a bound on it is rounded
-    idle = where(single, 0.0, where(ops.schedule > 1.5, ZERO_BUBBLE, 1.0) / ops.chunks)
+    idle = where(single, 0.0, where(logical_or(ops.schedule > 1.5, ops.dualpipe > 0.5), ZERO_BUBBLE, 1.0) / ops.chunks)
     # Which stage is the slowest decides whose rows show.
     at_first = logical_or(single, first >= slowest)
     at_last = logical_or(single, where(at_first, False, last >= slowest))
-    on_first, on_last = _shared(ops, ops.layers_first, ops.layers_last)
     layers = where(at_first, on_first, where(at_last, on_last, ops.layers_middle))
     m = ops.micro_batches
     on_first, on_last = _shared(ops, m * where(at_first, 1.0, 0.0), m * where(at_last, 1.0, 0.0))

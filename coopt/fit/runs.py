@@ -174,7 +174,7 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
 
 # What notes say in words, as fields of a layout.
 SAID = {
-    "DualPipe": {"schedule": float(SCHEDULES.index("dualpipe"))},
+    "DualPipe": {"dualpipe": 1.0, "paired": 1.0},
     "zero-bubble": {"schedule": float(SCHEDULES.index("zero-bubble"))},
     "1F1B overlap": {"paired": 1.0},  # expert collectives under another micro-batch
     "norms recomputed": {"recompute_norm": 1.0},

@@ -10,7 +10,7 @@ from coopt.ops.cut import Cut, cut
 from coopt.ops.feedforward import feedforward, remade, routed_tokens
 from coopt.ops.memory import memory
 from coopt.ops.optimizer import optimizer
-from coopt.ops.rows import DUALPIPE, Rows, elementwise, matmul, never
+from coopt.ops.rows import Rows, elementwise, matmul, never
 from coopt.ops.shapes import check_kinds, layers, model_flops, value_dim
 from coopt.ops.weights import Weights, chip_weights, stages
 from coopt.problems import Problem, Refused
@@ -42,7 +42,7 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
     # zero splits over fsdp chips of dp; context parallel chips hold copies of weights too and share the work
     shards = maximum(where(layout.fsdp > 1.5, layout.fsdp, 1.0) * layout.cp, 1.0)
     # where a pipeline runs both ways, two stages are held, and each of them by two chips of a replica
-    both = parallel.twice(layout)
+    both = 1.0 + layout.dualpipe
     shards = where(layout.zero < 0.5, 1.0, shards * both)
     expert_shards = where(layout.zero < 0.5, 1.0, sizes.expert_data * both)
     if not (isinstance(both, float) and both == 1.0):
@@ -65,13 +65,14 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
         chunks=layout.vpp,
         micro_batches=sizes.micro_batches,
         schedule=layout.schedule,
+        dualpipe=layout.dualpipe,
         layers=layers(model),
         layers_first=split.first,
         layers_middle=split.middle,
         layers_last=split.last,
         type=layout.precision.linear,
         overlap=parallel.beside(layout, sizes),
-        paired=parallel.paired(layout),
+        paired=layout.paired,
         late=layout.late,
         scan=layout.traced,
         eager=1.0 - layout.graphs,
@@ -234,11 +235,11 @@ def _meeting_fails(layout: Layout, micro_batches: Leaf) -> tuple[Leaf, ...]:
 
     Source: github.com/deepseek-ai/DualPipe.
     """
-    if never(layout.schedule, DUALPIPE):
+    if never(layout.dualpipe, 1.0):
         return ()
     uneven = [half - floor(half + 1e-4) > 1e-4 for half in (layout.pp / 2.0, micro_batches / 2.0)]
     fails = (*uneven, layout.vpp > 1.5, micro_batches < 2.0 * layout.pp - 0.5)
-    return tuple(where(layout.schedule > DUALPIPE - 0.5, one, False) for one in fails)
+    return tuple(where(layout.dualpipe > 0.5, one, False) for one in fails)
 
 
 def _interleaving_fails(pp: Leaf, vpp: Leaf, micro_batches: Leaf) -> Leaf:

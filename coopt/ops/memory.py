@@ -5,7 +5,7 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
 from coopt.ops.optimizer import state
-from coopt.ops.rows import DUALPIPE, never
+from coopt.ops.rows import never
 from coopt.ops.shapes import (
     CHOSEN,
     LATENT,
@@ -136,9 +136,8 @@ def _ahead(layout: Layout, ordinary: Leaf) -> Leaf:
 
     Source: DeepSeek-V3, arXiv 2412.19437, table 2.
     """
-    if never(layout.schedule, DUALPIPE):
-        return ordinary + layout.paired
-    return where(layout.schedule > DUALPIPE - 0.5, layout.pp + 1.0, ordinary + layout.paired)
+    ahead = ordinary + layout.paired
+    return ahead if never(layout.dualpipe, 1.0) else where(layout.dualpipe > 0.5, layout.pp + 1.0, ahead)
 
 
 def _logits(layout: Layout, cut: Cut) -> tuple[Leaf, Leaf]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from coopt.ops.cut import Cut
-from coopt.ops.parallel import twice
 from coopt.ops.rows import never, wire
 from coopt.ops.shapes import LATENT, layers, query_key_dim, value_dim
 from coopt.ops.weights import Stages, Weights
@@ -47,7 +46,7 @@ def optimizer(
     rows = (norm, step)
     if never(layout.optimizer, 1.0):
         return rows
-    both = twice(layout)  # stages, and as many times the shards
+    both = 1.0 + layout.dualpipe  # stages, and as many times the shards
     return rows + muon(model, layout, cut, stages, shards=shards / both, expert_shards=expert_shards / both)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
-from coopt.ops.rows import DUALPIPE, Rows, never, wire
+from coopt.ops.rows import Rows, wire
 from coopt.ops.shapes import CHOSEN, RECURRENT, query_key_dim, value_dim
 from coopt.ops.weights import Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model
@@ -56,22 +56,6 @@ def beside(layout: Layout, cut: Cut) -> Leaf:
     free = 1.0 + layout.sp
     every = 2.0 + 3.0 * layout.sp + free * cut.full
     return maximum(layout.overlap, layout.beside * free / every)
-
-
-def paired(layout: Layout) -> Leaf:
-    """1 where the expert collectives of one micro-batch run under the computing of another, on its way back.
-
-    A bidirectional pipeline is made for it (DeepSeek-V3, arXiv 2412.19437, section 3.2.1); 1F1B may do it as well
-    (Megatron-Core, overlap_moe_expert_parallel_comm).
-    """
-    if never(layout.schedule, DUALPIPE):
-        return layout.paired
-    return maximum(layout.paired, where(layout.schedule > DUALPIPE - 0.5, 1.0, 0.0))
-
-
-def twice(layout: Layout) -> Leaf:
-    """Stages that a chip holds whole: two, one from either end, where the pipeline runs both ways."""
-    return 1.0 if never(layout.schedule, DUALPIPE) else where(layout.schedule > DUALPIPE - 0.5, 2.0, 1.0)
 
 
 def context(name: str, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:

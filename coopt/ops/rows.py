@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from coopt.ops.cut import Cut
-from coopt.spec.nouns import SCHEDULES, TYPE_BYTES, Layout, Leaf, Row
+from coopt.spec.nouns import TYPE_BYTES, Layout, Leaf, Row
 from coopt.xp import choose, maximum, minimum
 
 Rows = tuple[Row, ...]
-DUALPIPE = float(SCHEDULES.index("dualpipe"))
 
 # A collective beside a launch of compute: one call of the host, where a launch of a row stands for about three kernels
 # of an eager trainer, with their casts and nodes of the gradient. A recomputed GPT layer has 61 launches here; its host

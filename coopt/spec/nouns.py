@@ -18,7 +18,7 @@ NAN = float("nan")
 TYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8")
 TYPE_BYTES = (4.0, 4.0, 2.0, 2.0, 1.0, 1.0 + 1 / 32, 0.5 + 1 / 16, 1.0)
 RECOMPUTE = ("none", "selective", "full")
-SCHEDULES = ("1f1b", "gpipe", "zero-bubble", "dualpipe")
+SCHEDULES = ("1f1b", "gpipe", "zero-bubble")
 TRANSPORTS = ("all-to-all", "deduplicated", "all-gather")  # of tokens to experts: a copy each, one a unit, to all
 OPTIMIZERS = ("adamw", "muon", "adafactor")
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp")  # innermost (closest chips) first
@@ -139,6 +139,7 @@ class Layout:
     ep: Leaf = 1.0  # expert parallel; divides tp * cp * dp
     vpp: Leaf = 1.0  # model chunks a stage (interleaving)
     schedule: Leaf = 0.0  # code into SCHEDULES
+    dualpipe: Leaf = 0.0  # 1: micro-batches enter from both ends, a chip holds two stages, gradients fill the bubble
     micro_batch: Leaf = 1.0  # sequences a replica a pass
     sp: Leaf = 0.0  # 1: sequence parallel (norms and residuals split over tp)
     zero: Leaf = 1.0  # 0 replicated, 1 state, 2 + gradients, 3 + weights split over fsdp
@@ -357,6 +358,7 @@ class Ops:
     chunks: Leaf = 1.0  # virtual stages
     micro_batches: Leaf = 1.0
     schedule: Leaf = 0.0
+    dualpipe: Leaf = 0.0
     layers: Leaf = 0.0  # in all
     layers_first: Leaf = 0.0  # on the first, a middle and the last stage
     layers_middle: Leaf = 0.0

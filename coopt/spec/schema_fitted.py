@@ -87,6 +87,7 @@ class Practice(Strict):
     apart: Flag | None = None
     beside: Flag | None = None
     cp: Count | None = None
+    dualpipe: Flag | None = None
     dropout: Flag | None = None  # of models with plain (ungated) feed-forwards
     ep: Count | None = None
     fsdp: Shards | None = None
@@ -111,7 +112,7 @@ class Practice(Strict):
     recompute_norm: Flag | None = None
     recompute_up: Flag | None = None
     reduce: Count | None = None  # B an element of a reduced gradient
-    schedule: Literal["1f1b", "gpipe", "zero-bubble", "dualpipe"] | None = None
+    schedule: Literal["1f1b", "gpipe", "zero-bubble"] | None = None
     sp: SequenceParallel | None = None
     tp: Count | None = None
     traced: Flag | None = None

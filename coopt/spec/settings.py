@@ -20,8 +20,8 @@ CODES = {
 }
 _COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch", "pieces")
 _FLAGS = (
-    "sp", "fused_attention", "fused_loss", "traced", "overlap", "paired", "late", "beside", "apart", "recompute_norm",
-    "recompute_act", "recompute_up", "recompute_mlp",
+    "sp", "dualpipe", "fused_attention", "fused_loss", "traced", "overlap", "paired", "late", "beside", "apart",
+    "recompute_norm", "recompute_act", "recompute_up", "recompute_mlp",
 )  # fmt: skip
 
 

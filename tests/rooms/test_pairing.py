@@ -10,10 +10,9 @@ from coopt.cost.collectives import collective_time
 from coopt.fit import runs
 from coopt.ops import count
 from coopt.spec import load
-from coopt.spec.nouns import PRECISIONS, SCHEDULES, VERDICTS, Row, Tier, training
+from coopt.spec.nouns import PRECISIONS, VERDICTS, Row, Tier, training
 from coopt.tree import replace
 
-DUAL = float(SCHEDULES.index("dualpipe"))
 MODULES = ("recompute_norm", "recompute_act", "recompute_up", "recompute_mlp")
 WORK = training(4096.0, 15360.0)
 
@@ -82,14 +81,13 @@ def test_nothing_changes_where_there_are_no_experts(machine):
 
 
 def test_a_pipeline_both_ways_holds_two_stages(machine, model, layout):
-    plain, both = (count(model, replace(layout, schedule=code), WORK) for code in (0.0, DUAL))
+    plain, both = (count(model, replace(layout, dualpipe=code), WORK) for code in (0.0, 1.0))
     assert float(both.memory.parameters) == 2.0 * float(plain.memory.parameters)
     assert float(both.memory.gradients) == 2.0 * float(plain.memory.gradients)
     assert float(both.memory.optimizer) == pytest.approx(float(plain.memory.optimizer))  # over twice the chips
-    assert float(both.paired) == 1.0
-    assert seconds(model, replace(layout, schedule=DUAL), machine) < seconds(
-        model, replace(layout, paired=1.0), machine
-    )
+    pair, cut = replace(layout, paired=1.0), load.layout("pp=16,dualpipe=1", hardware=machine)[0]
+    assert seconds(model, replace(pair, dualpipe=1.0), machine) < seconds(model, pair, machine)
+    assert (cut.dualpipe, cut.paired) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +96,7 @@ def test_a_pipeline_both_ways_holds_two_stages(machine, model, layout):
      ({}, 128.0 * 33, "schedule"), ({"vpp": 2.0}, 128.0 * 32, "schedule")],
 )  # fmt: skip
 def test_a_pipeline_both_ways_needs_even_numbers(model, layout, changed, batch, verdict):
-    both = replace(layout, schedule=DUAL, **changed)
+    both = replace(layout, dualpipe=1.0, **changed)
     assert VERDICTS[int(count(model, both, training(4096.0, batch)).verdict)] == verdict
 
 
@@ -157,5 +155,5 @@ def test_words_of_notes_are_fields():
     row = {"notes": "DualPipe; DeepEP; norms recomputed", "tp": "1", "pp": "16", "n_chips": "2048", "experts": "256",
            "global_batch": "15360", "micro_batch": "1", "attn_type": "mla", "ep": "64"}  # fmt: skip
     cut, said = runs.layout(row, {})
-    assert (cut.schedule, cut.recompute_norm, cut.recompute_up, cut.transport) == (DUAL, 1.0, 0.0, 1.0)
+    assert (cut.dualpipe, cut.recompute_norm, cut.recompute_up, cut.transport) == (1.0, 1.0, 0.0, 1.0)
     assert {"DualPipe, by the notes", "norms recomputed, by the notes"} <= set(said)
