@@ -57,9 +57,8 @@ def test_what_is_paired_hides_behind_computing_as_far_as_there_is_any(machine, m
     assert shown(model, pair, fast) == pytest.approx(shown(model, layout, fast) / m, rel=1e-6)
     # what sends takes cores, 20 of an H800's 132, and slows what it hides behind
     taking = replace(fast, stolen=load.resolve("dgx-h800", chips=2048).stolen)
-    sent = sum(
-        float(b) for n, b in zip(*(getattr(cost(model, pair, fast), f) for f in ("names", "busy"))) if ".ep." in n
-    )
+    priced = cost(model, pair, fast)
+    sent = sum(float(busy) for name, busy in zip(priced.names, priced.busy, strict=True) if ".ep." in name)
     assert float(taking.stolen) == 20 / 132
     assert 0.9 * 20 / 132 * sent < shown(model, pair, taking) < 1.1 * 20 / 132 * sent + shown(model, pair, fast)
     # where sending takes longer than computing, as much shows as is longer
