@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from coopt.store.files import writable, write_whole
 from coopt.store.identity import finite
 from coopt.study.given import asked, bench, host, machines, spaces
 from coopt.study.given.designs import of_options
+from coopt.study.given.progress import Progress, silent
 from coopt.study.screened import screening
 from coopt.study.timed import blocks, joined, targets
 
@@ -20,14 +20,8 @@ BLOCKS = 8
 PROGRAM = 4.0  # s of timing a program of the user's own gets
 SEQ_LEN = 256.0
 
-Progress = Callable[[str, int, int], None]
 
-
-def _silent(sentence: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
+def measure(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     """Times blocks in child processes: of `--model` and `--layout`, of a study, or of the default study.
 
     With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening. With
