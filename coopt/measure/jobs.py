@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, LayerKind, Layout, Measurement, Model, Precision
+from coopt.spec.nouns import ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, LayerKind, Layout, Model, Precision
 
 _CODES = {"recompute": RECOMPUTE, "schedule": SCHEDULES, "order": ORDERS}
 
@@ -91,25 +91,6 @@ def layout_of(fields: Any) -> Layout:
                 raise Refused(Problem(field=f"layout.{name}", expected=f"one of {', '.join(words)}", got=fields[name]))
             fields[name] = float(words.index(fields[name]))
     return dataclasses.replace(_build(Layout, fields, "layout"), precision=precision)
-
-
-def measurement_of(answer: dict, *, isolation: str = "process") -> Measurement:
-    """The noun from what `run_job` answered for a block: forward and backward together."""
-
-    def number(name):
-        value = answer.get(name)
-        return math.nan if value is None else float(value)
-
-    return Measurement(
-        name=answer["name"],
-        device=answer["device"],
-        versions=" ".join(f"{k} {v}" for k, v in answer["versions"].items()),
-        digest=answer["digest"],
-        kind=answer["kind"],
-        outcome=answer["outcome"],
-        isolation=isolation,
-        **{name: number(name) for name in ("time", "low", "high", "flops", "bytes", "memory", "spread")},
-    )
 
 
 def finite(value: Any) -> Any:
