@@ -40,6 +40,7 @@ from coopt.measure import (
 )
 from coopt.measure import candidate as candidates
 from coopt.measure.check import Unaffordable, agreement
+from coopt.measure.formats import emulated, formats_of
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
 from coopt.problems import Problem, Refused
@@ -137,7 +138,7 @@ def _block(job: dict, report: Report) -> dict:
         "chips": built.mesh.size,
         "parameters": parameters(built.weights),
         "tokens": math.prod(built.inputs[0].shape[:2]),
-        "assumed": list(built.assumed),
+        "assumed": [*built.assumed, *emulated(formats_of(layout.precision), target.platform)],
         "phases": {name: compile.said(one) for name, one in compiled.items()},
     }
     both = compiled["forward_backward"]

@@ -85,6 +85,15 @@ def test_a_layout_that_does_not_divide_says_which_axis(tmp_path):
     assert "heads" in said and "8" in said
 
 
+def test_a_type_that_a_chip_does_not_have_is_refused(tmp_path):
+    """fp8 where the device has it: an H100 does, an A100 does not."""
+    asked = options(tmp_path, "--on=gpu:a100:1x1x1", "--layout=precision=fp8", "--seq_len=64")
+    said = refusal(targets._asked, asked, *targets.resolved("gpu:a100:1x1x1"))
+    assert "layout.precision" in said and "a100" in said and "fp8" in said
+    _, layout, _ = targets._asked(asked, *targets.resolved("gpu:h100:1x1x1"))
+    assert layout.precision.name == "fp8"
+
+
 def test_eight_devices_that_are_not_there(tmp_path):
     document = timing.measure(options(tmp_path, "--on=cpu:8", "--layout=tp=2,dp=4", "--seq_len=64"))
     (block,) = document["blocks"]

@@ -13,7 +13,7 @@ from coopt.measure import kept
 from coopt.measure.jobs import block_job, step_job
 from coopt.problems import Problem, Refused
 from coopt.spec import load
-from coopt.spec.nouns import Layout, Model
+from coopt.spec.nouns import TYPES, Layout, Model
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
 from coopt.study.given import bench, scheduler
@@ -103,6 +103,11 @@ def _gpu(name: str, path: Any) -> dict[str, Any]:
 def _asked(options: Any, target: str, chip: Mapping[str, Any]) -> tuple[Model, Layout, tuple[str, ...]]:
     stack = STACKS.get(target.partition(":")[0], "jax")
     model, layout, assumed = of_options(options, chips=devices(target), stack=stack)
+    if chip:
+        peaks, wanted = load.profile("chip", chip["profile"], path=options.profile_path).fields.peak, layout.precision
+        if getattr(peaks, TYPES[int(wanted.linear)], None) is None:
+            expected = f"a type that {chip['profile']} has a peak of"
+            raise Refused(Problem(field="layout.precision", expected=expected, got=wanted.name))
     kept = tuple(sentence for sentence in assumed if not sentence.startswith("sp="))
     if stack == "maxtext" and kept != assumed and layout.tp > 1:
         # It cuts the residual stream over the tensor axis as well, along the width; the sequence is as many bytes.
