@@ -111,8 +111,9 @@ def finite(value: Any) -> Any:
 def whole(job: dict, name: str, default: int | None = None) -> int:
     """A field of a job that counts something."""
     value = job.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
-        raise Refused(Problem(field=name, expected="a whole number", got=repr(value)[:40]))
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not 0 <= value < 2**31 or value != int(value):  # XLA counts with 32 bits
+        raise Refused(Problem(field=name, expected="a whole number below 2^31", got=repr(value)[:40]))
     return int(value)
 
 

@@ -250,6 +250,8 @@ BLOCK = block_job(MODEL, FP32, seq_len=64)
         ({"kind": "brew"}, "kind"),
         ({"colour": 1}, "colour"),
         ({"seq_len": 1.5}, "seq_len"),
+        ({"seq_len": 1e30}, "seq_len"),
+        ({"seq_len": math.inf}, "seq_len"),
         ({"seq_len": None}, "seq_len"),
         ({"budget_s": "long"}, "budget_s"),
         ({"part": "tail"}, "part"),
