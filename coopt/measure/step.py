@@ -69,7 +69,6 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
         "layers": [sum(n) for n in zip(*built.layers, strict=True)],
         **{name: getattr(made, name) for name in ("flops", "bytes", "memory", "compile_s", "resident", "digest")},
         "libtpu": shelf.versions.get("libtpu", ""),
-        "options": dict(shelf.options),
         "schedule": told,
     }
 

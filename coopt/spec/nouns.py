@@ -377,23 +377,3 @@ class Cost:
     once: tuple[Leaf, ...] = ()  # s of one occurrence
     bound: tuple[Leaf, ...] = ()  # codes into BOUNDS
     parts: Memory = Memory()
-
-
-@struct
-class Measurement:
-    """What a clock or a compiler said about one block, with its provenance."""
-
-    name: str = label(default="")
-    device: str = label(default="")
-    versions: str = label(default="")
-    digest: str = label(default="")
-    kind: str = label(default="none")  # clock | compiler cycles | none
-    outcome: str = label(default="ok")
-    isolation: str = label(default="process")
-    time: Leaf = NAN  # s, median
-    low: Leaf = NAN
-    high: Leaf = NAN
-    flops: Leaf = NAN
-    bytes: Leaf = NAN
-    memory: Leaf = NAN
-    spread: Leaf = NAN  # relative median absolute deviation of the samples
