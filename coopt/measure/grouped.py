@@ -1,4 +1,4 @@
-"""Experts as TPUs train them: tokens sorted by expert, none dropped, and products of groups of rows by a Pallas kernel."""
+"""Experts as TPUs train them: tokens sorted by expert, none dropped, and grouped products by a Pallas kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from jax.sharding import Mesh, PartitionSpec
 
 from coopt.measure.formats import Formats
 from coopt.measure.sharding import Rules, spec_of
-from coopt.measure.weights import WEIGHTS
 from coopt.spec.nouns import LayerKind, Layout
 
 # Rows, inputs and outputs of a tile: tile_batch_seq, tile_embed_dim and tile_mlp_dim as MaxText has them where a recipe
@@ -62,8 +61,10 @@ def grouped(mesh: Mesh, rules: Rules, *, interpret: bool = False) -> Grouped:
     Args:
       interpret: the kernel step by step, on any platform.
     """
-    # Imported here: Pallas takes a second, and no other target needs it.
+    # Imported here: Pallas takes a second, Flax half of one, and no other target or price needs them.
     from jax.experimental.pallas.ops.tpu.megablox import gmm
+
+    from coopt.measure.weights import WEIGHTS
 
     summed = tuple(axis for axis in rules["ff"] if mesh.shape[axis] > 1)
     scattered = bool(summed) and set(summed) <= set(rules["residual"])
@@ -98,7 +99,7 @@ def grouped(mesh: Mesh, rules: Rules, *, interpret: bool = False) -> Grouped:
 
 @jax.custom_vjp
 def _permuted(rows: jax.Array, order: jax.Array) -> jax.Array:
-    """The rows in an order that has each of them once: backward they are put back, where a scatter would add them up."""
+    """The rows in an order that has each of them once; backward they are put back, where a scatter would add them."""
     return rows[order]
 
 

@@ -189,7 +189,9 @@ def test_attention_is_the_tiles_it_visits_at_half_the_peak():
 
 
 def test_experts_are_the_tiles_they_visit_at_half_the_peak_or_their_bytes():
-    rows = [{"name": "a", "kind": "experts", "times": 2.0, "kernel": "gmm", "shape": [8, 8192, 1408, 2048], "traffic": 8e8}]
+    rows = [
+        {"name": "a", "kind": "experts", "times": 2.0, "kernel": "gmm", "shape": [8, 8192, 1408, 2048], "traffic": 8e8}
+    ]
     flops = 2 * 8192 * 2048 * 2048  # 1,408 inputs are two tiles of 1,024
     for rule in cycles.RULES:
         priced = cycles.price({"rows": rows}, RATES, rule=rule)
