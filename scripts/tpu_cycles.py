@@ -59,8 +59,8 @@ RECIPES = {
                     "pp": "1", "cp": "1", "ep": "1", "dp": "128", "recompute_kind": "full", "scorable": "yes"},
 }  # fmt: skip
 FIELDS = (
-    "id kind flags target measured raw alone streams matmul attention other collective hidden flops ideal fusions "
-    "replaced streamed unread memory compile_s resident jax libtpu digest date"
+    "id kind flags target measured raw alone streams matmul attention experts other collective hidden flops ideal "
+    "fusions replaced streamed unread memory compile_s resident jax libtpu digest date"
 ).split()
 
 

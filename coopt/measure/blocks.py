@@ -10,6 +10,7 @@ from flax import nnx
 
 from coopt.measure.feedforwards import Experts, Perceptron
 from coopt.measure.formats import Formats
+from coopt.measure.grouped import Grouped
 from coopt.measure.mixers import Attention, Constrain, Implementation, LatentAttention
 from coopt.measure.norms import Norm
 from coopt.measure.weights import parameter
@@ -47,6 +48,7 @@ class Layer(nnx.Module):
         *,
         selective: bool = False,
         implementation: Implementation = None,
+        grouped: Grouped | None = None,
     ):
         refuse_unbuilt(model, kind)
         d_model = int(model.d_model)
@@ -68,7 +70,7 @@ class Layer(nnx.Module):
                 implementation=implementation,
             )
         self.feedforward_norm = Norm(d_model, formats, kind=norm)
-        self.feedforward = _feedforward(d_model, kind, formats, constrain)
+        self.feedforward = _feedforward(d_model, kind, formats, constrain, grouped)
         if self.sandwich:
             self.mixer_after = Norm(d_model, formats, kind=norm)
             self.feedforward_after = Norm(d_model, formats, kind=norm)
@@ -133,9 +135,11 @@ class Head(nnx.Module):
             return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen)
 
 
-def _feedforward(d_model: int, kind: LayerKind, formats: Formats, constrain: Constrain) -> nnx.Module:
+def _feedforward(
+    d_model: int, kind: LayerKind, formats: Formats, constrain: Constrain, grouped: Grouped | None
+) -> nnx.Module:
     if kind.feedforward == "moe":
-        return Experts(d_model, kind, formats, constrain)
+        return Experts(d_model, kind, formats, constrain, grouped=grouped)
     gated, bias = bool(kind.gated), bool(kind.bias)
     return Perceptron(d_model, int(kind.d_ff), formats, constrain, gated=gated, bias=bias)
 

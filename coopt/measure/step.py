@@ -21,6 +21,7 @@ from coopt.measure.blocks import Embedding, Head, Layer
 from coopt.measure.candidate import place
 from coopt.measure.compile import compile_program, toolchain
 from coopt.measure.formats import Formats, formats_of
+from coopt.measure.grouped import kernel_of
 from coopt.measure.jobs import layout_of, model_of, whole
 from coopt.measure.mixers import Core
 from coopt.measure.splash import splash
@@ -82,7 +83,7 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
 
     Args:
       layers: of the rarest kind, where it has more; of each next, two more than that.
-      fused: attention by the kernel of TPUs; else as XLA writes it.
+      fused: attention and experts by the kernels of TPUs; else as XLA writes them.
 
     Raises:
       Refused: a layout that does not divide, naming each axis; stages; other things moved to the host than those.
@@ -109,7 +110,8 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
         made: dict[str, nnx.Module] = {"first": Embedding(model, formats, constrain["first"], vocab=vocab)}
         for name, kind in zip(names, model.kinds, strict=True):
             core = _core(kind, mesh, own[name]) if fused else "xla"
-            made[name] = Layer(model, kind, formats, constrain[name], implementation=core)
+            grouped = kernel_of(mesh, own[name], formats, kind, layout) if fused else None
+            made[name] = Layer(model, kind, formats, constrain[name], implementation=core, grouped=grouped)
         return made | {"last": Head(model, formats, constrain["last"], vocab=vocab, tied=False)}
 
     split = {name: nnx.split(part) for name, part in nnx.eval_shape(parts).items()}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding
 
 from coopt.measure import candidate as candidates
-from coopt.measure import check, hlo, sharding, topology
+from coopt.measure import check, grouped, hlo, sharding, topology
 from coopt.measure.clock import counted
 from coopt.measure.compile import compile_program
+from coopt.measure.feedforwards import Experts
+from coopt.measure.formats import formats_of
 from coopt.measure.step import step
-from coopt.measure.weights import WEIGHTS, name_of
+from coopt.measure.weights import WEIGHTS, materialise, name_of
 from coopt.problems import Refused
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
 
@@ -223,6 +228,40 @@ def test_a_sharded_block_computes_what_one_device_does(name, layer, x32):
     found = _agreement(made, candidates.backward(made)[0], CHECKED[name], layer)
     assert found.agrees, found
     assert found.worst > 0.0 or found.reference == "own format"
+
+
+WHOLE = dataclasses.replace(FP32, dp=2.0, fsdp=2.0, zero=3.0)
+
+
+@pytest.mark.parametrize("layout", [FP32, dataclasses.replace(WHOLE, tp=2.0, cp=2.0, sp=1.0), TENSOR])
+def test_sorted_experts_compute_what_every_expert_on_every_token_does(layout, x32):
+    """None dropped, however many an expert has: output and all gradients, the kernel interpreted, on one and more."""
+    kind = dataclasses.replace(EXPERTS, shared=0.0)
+    mesh, rules = sharding.mesh_of(sharding.mesh_shape(layout), jax.devices()), sharding.rules_of(layout, kind)
+    formats = formats_of(layout.precision)
+    core = grouped.grouped(mesh, rules, interpret=True)
+    made = functools.partial(Experts, 128, kind, formats, sharding.constrain_on(mesh, rules), grouped=core)
+    graph, abstract = nnx.split(nnx.eval_shape(made))
+    weights = materialise(candidates.place(abstract, mesh, rules), 0)
+    x = jax.random.normal(jax.random.key(1), (2, 32, 128))
+
+    def written_out(weights, x):
+        w = {name: leaf[...] for name, leaf in weights.items()}
+        gates, chosen = jax.lax.top_k(jax.nn.softmax(x @ w["router"]), 2)
+        shares = jnp.sum(jax.nn.one_hot(chosen, 8) * (gates / gates.sum(-1, keepdims=True))[..., None], axis=-2)
+        up, gate = (jnp.einsum("bsd,edf->bsef", x, w[f"expert_{name}"]) for name in ("up", "gate"))
+        return jnp.einsum("bsef,efd,bse->bsd", jax.nn.silu(gate) * up, w["expert_down"], shares), chosen
+
+    def results(function):
+        loss = lambda weights, x: (jnp.sum(jnp.sin(function(weights, x))), function(weights, x))  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(weights, x)
+
+    with jax.default_matmul_precision("highest"):
+        expected, found = results(lambda *given: written_out(*given)[0]), results(lambda w, x: nnx.merge(graph, w)(x))
+    sizes = np.bincount(np.ravel(written_out(weights, x)[1]), minlength=8)
+    assert sizes.min() < sizes.max()  # of 16 tokens on average
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(np.asarray(one) - np.asarray(other)) <= 1e-5 * np.linalg.norm(np.asarray(other))
 
 
 def test_a_wrong_kernel_is_caught(x32):
