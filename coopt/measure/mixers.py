@@ -102,8 +102,8 @@ class Attention(nnx.Module):
         with jax.named_scope("attn.qkv"):
             weights = self.q, self.k, self.v
             if f.quantised is not None and self.q.shape == self.k.shape:
-                # Scaled each by itself, the three cannot be summed before tensor chips exchange their gradients of x, in
-                # 32 bits: as one product there is one such exchange (MaxText's GPT-3 is trained so, `fused_qkv`).
+                # Scaled each by itself, the three gradients of x cannot be summed before tensor chips exchange them, in
+                # 32 bits: of one product there is one such exchange (MaxText trains GPT-3 so, `fused_qkv`).
                 fused = linear(f, "bsd,dchk->bschk", x, jnp.stack([weight[...] for weight in weights], axis=1))
                 q, k, v = (fused[:, :, i] for i in range(3))
             else:

@@ -78,9 +78,9 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
     """The step of a model with only a few layers of each kind, in a loop a kind, whose body is the same for more.
 
     `layout.micro_batch` sequences a replica are one step. Over the tensor axis the residual stream is cut along the
-    sequence with `layout.sp`, along its width without, as MaxText has it (logical axis `activation_embed`). What a layer keeps for its backward pass: everything without
-    recompute; the products of weights with selective recompute, in host memory with `offload`; its input alone with
-    full.
+    sequence with `layout.sp`, along its width without, as MaxText has it (logical axis `activation_embed`). What a
+    layer keeps for its backward pass: everything without recompute; the products of weights with selective recompute,
+    in host memory with `offload`; its input alone with full.
 
     Args:
       layers: of the rarest kind, where it has more; of each next, two more than that.
