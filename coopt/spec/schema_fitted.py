@@ -63,6 +63,7 @@ class Fitted(Strict):
     matmul_8: Quantity[Efficiency] | None = None
     matmul_4: Quantity[Efficiency] | None = None
     depth: Quantity[Positive] | None = None
+    batched: Quantity[Positive] | None = None  # rate of many products side by side over one alone
     attention: Quantity[Efficiency] | None = None
     attention_depth: Quantity[Positive] | None = None
     stream: Quantity[Efficiency] | None = None
