@@ -37,6 +37,7 @@ READ: dict[str, tuple[Callable[[Any], Any], str]] = {  # a flag, whether it is r
     "seconds": (lambda o: o.on == "local" and not o.peers, "on this host; --block_seconds bounds a compilation"),
 }
 
+
 def measure(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     """Times blocks in child processes: of `--model` and `--layout`, of a study, or of the default study.
 
