@@ -114,25 +114,6 @@ def layout_of(fields: Any) -> Layout:
     return dataclasses.replace(_build(Layout, fields, "layout"), precision=precision)
 
 
-def measurement_of(answer: dict, *, isolation: str = "process") -> Measurement:
-    """The noun from what `run_job` answered for a block: forward and backward together."""
-
-    def number(name):
-        value = answer.get(name)
-        return math.nan if value is None else float(value)
-
-    return Measurement(
-        name=answer["name"],
-        device=answer["device"],
-        versions=" ".join(f"{k} {v}" for k, v in answer["versions"].items()),
-        digest=answer["digest"],
-        kind=answer["kind"],
-        outcome=answer["outcome"],
-        isolation=isolation,
-        **{name: number(name) for name in ("time", "low", "high", "flops", "bytes", "memory", "spread")},
-    )
-
-
 def finite(value: Any) -> Any:
     """The same JSON tree with NaN and infinity as null, tuples as lists.
 
@@ -151,8 +132,9 @@ def finite(value: Any) -> Any:
 def whole(job: dict, name: str, default: int | None = None) -> int:
     """A field of a job that counts something."""
     value = job.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
-        raise Refused(Problem(field=name, expected="a whole number", got=repr(value)[:40]))
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not 0 <= value < 2**31 or value != int(value):  # XLA counts with 32 bits
+        raise Refused(Problem(field=name, expected="a whole number below 2^31", got=repr(value)[:40]))
     return int(value)
 
 
