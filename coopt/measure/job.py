@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ from coopt.measure.weights import parameters
 from coopt.problems import Problem, Refused
 
 Report = Callable[[str], None]
+STORE = "coopt.store.cache"  # the logger of a cache that is damaged or full
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed texts "
@@ -94,8 +96,10 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
 
 @contextlib.contextmanager
 def _cache_failures() -> Iterator[list[str]]:
-    """What JAX's compilation cache could not read or write meanwhile: it warns, goes on, and is slower for ever."""
+    """What JAX's cache of programs or the store's could not read or write: each warns, goes on, and is slower."""
     failed: list[str] = []
+    told = logging.Handler(logging.WARNING)
+    told.emit = lambda record: failed.append(record.getMessage()[:200])
     show = warnings.showwarning
 
     def keep(message, *rest: Any, **more: Any) -> None:
@@ -107,7 +111,11 @@ def _cache_failures() -> Iterator[list[str]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("always", ".*persistent compilation cache.*")
         warnings.showwarning = keep
-        yield failed
+        logging.getLogger(STORE).addHandler(told)
+        try:
+            yield failed
+        finally:
+            logging.getLogger(STORE).removeHandler(told)
 
 
 def _block(job: dict, report: Report) -> dict:
