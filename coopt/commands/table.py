@@ -178,7 +178,7 @@ COMMANDS = {
     ),
     "search": Command(
         "the main job: screen candidates, compile and time the best blocks, calibrate, re-rank, report",
-        "coopt.commands.run_report:search",
+        "coopt.commands.watched:search",
         (Word("study", "a study's file; without one, the embedded default study", "?"),),
         ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
         + (*PLACE, "resume", "seed", "adversary", "block_seconds", *WHERE),
@@ -210,7 +210,7 @@ COMMANDS = {
     ),
     "measure": Command(
         "compile and time transformer blocks, or a program of your own, on this machine",
-        "coopt.study.verbs:measure",
+        "coopt.commands.watched:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
         ("program", "model", "block", "layout", "seq_len", "on", "part", "xla_flags", "peers", "chips", "out",
          "seconds", "block_seconds"),  # fmt: skip
@@ -220,7 +220,7 @@ COMMANDS = {
     ),
     "calibrate": Command(
         "turn measurements into a profile; without any, time the most telling blocks on this machine first",
-        "coopt.study.verbs:calibrate",
+        "coopt.commands.watched:calibrate",
         (Word("measured", "runs, or files written by `coopt measure`", "*"),),
         ("hardware", "from", "on", "out", "runs", "seconds", "block_seconds"),
         example="coopt calibrate measured.json --out=this-host.yaml",
@@ -282,7 +282,7 @@ COMMANDS = {
     ),
     "resume": Command(
         "go on with a run that was stopped or killed",
-        "coopt.commands.run_report:resume",
+        "coopt.commands.watched:resume",
         (RUN,),
         ("runs", "block_seconds", *WHERE),
         example="coopt resume default",

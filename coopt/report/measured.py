@@ -60,7 +60,7 @@ def _timed_row(block: Mapping[str, Any], peak: float | None) -> tuple[str, ...]:
 
 
 def _blocks(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [words.mapped(one) for one in words.listed(document.get("blocks"))]
+    return words.entries(document, "blocks")
 
 
 def _passes(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
@@ -125,7 +125,7 @@ def collectives(document: Mapping[str, Any]) -> Grid:
             "hidden" if one.get("hidden") else "waited for",
         )
         for _, name, phase in _passes(document)
-        for one in map(words.mapped, words.listed(phase.get("collectives")))
+        for one in words.entries(phase, "collectives")
     ]
     heads = (Column("program", words=True), Column("collective", words=True), Column("group"), Column("times"))
     return grid("Collectives", (*heads, Column("bytes"), Column("", words=True)), body, empty="none")
@@ -143,7 +143,7 @@ def longest(document: Mapping[str, Any]) -> Grid | None:
             words.plain(row.get("rule")),
         )
         for _, name, phase in _passes(document)
-        for row in map(words.mapped, words.listed(phase.get("rows"))[:LONGEST])
+        for row in words.entries(phase, "rows")[:LONGEST]
         if not row.get("hidden")
     ]
     heads = (Column("program", words=True), Column("operation", words=True, width=32), Column("kind", words=True))

@@ -163,7 +163,8 @@ def test_a_few_telling_blocks_calibrate_as_well_as_all(here, rng):  # noqa: F811
     jobs = survey.pool(here, count=60)
     assert len(jobs) == 60
     assert len({blocks.key(job) for job in jobs}) == 60
-    changes = {"matmul_32": 0.5, "matmul_16": 0.9, "passes": 3.0, "passes_back": 2.5, "bandwidth": 2e10, "kernel": 1e-5}
+    changes = {"matmul_32": 0.5, "matmul_16": 0.9, "batched": 0.3, "passes": 3.0, "passes_back": 2.5}
+    changes |= {"bandwidth": 2e10, "kernel": 1e-5}
     hidden = constants.with_constants(here, {**constants.constants_of(here), **changes})
     timed = survey.survey(here, lambda job: timed_by(hidden, [job], rng, noise=0.03)[0], jobs)
     assert len(constants.SPREAD) < len(timed) <= 30
@@ -173,6 +174,7 @@ def test_a_few_telling_blocks_calibrate_as_well_as_all(here, rng):  # noqa: F811
     rest = [job for job in jobs if blocks.key(job) not in done]
     off = [blocks.predicted(job, machine)[1] / blocks.predicted(job, hidden)[1] - 1.0 for job in rest]
     assert np.median(np.abs(off)) < 0.03
+    assert found.constants["batched"] == pytest.approx(0.3, rel=0.2)
 
 
 def test_a_survey_keeps_its_time_and_passes_over_what_fails(here, rng):  # noqa: F811

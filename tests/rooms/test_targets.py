@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coopt.commands.parse import parse
-from coopt.measure import kept, topology
+from coopt.measure import grouped, kept, topology
 from coopt.problems import Refused
 from coopt.spec import load
 from coopt.study import verbs
@@ -234,6 +234,32 @@ def test_attention_is_the_tiles_it_visits_at_half_the_peak():
     assert cycles.price({"rows": ROWS}, RATES).parts["attention"] == pytest.approx(flops / 5e13)
     assert cycles.attention("dkv", (2, 8, 2048, 128)) == pytest.approx(2 * flops)
     assert cycles.attention("fwd", (1, 1, 256, 128)) == 4 * 256**2 * 128
+
+
+def test_experts_are_the_tiles_they_visit_at_half_the_peak_or_their_bytes():
+    rows = [
+        {"name": "a", "kind": "experts", "times": 2.0, "kernel": "gmm", "shape": [8, 8192, 1408, 2048], "traffic": 8e8}
+    ]
+    flops = 2 * 8192 * 2048 * 2048  # 1,408 inputs are two tiles of 1,024
+    for rule in cycles.RULES:
+        priced = cycles.price({"rows": rows}, RATES, rule=rule)
+        assert priced.parts["experts"] == priced.time == pytest.approx(2 * flops / 5e13)
+        assert priced.flops == 2 * flops and (priced.fusions, priced.replaced) == (0, 0)
+    streamed = cycles.price({"rows": [rows[0] | {"traffic": 8e9}]}, RATES)
+    assert streamed.time == pytest.approx(2 * 1e-2) and streamed.rows[0]["rule"] == "streams"
+
+
+def test_a_tile_that_experts_share_is_visited_by_each():
+    """48 experts of 128 rows, four to a tile of 512: every row counts four times, and none where they are tiles."""
+    assert grouped.visited(48, 48 * 128, 1024, 1024) == 4 * 2 * 48 * 128 * 1024 * 1024
+    assert grouped.visited(48, 48 * 512, 1024, 1024) == 2 * 48 * 512 * 1024 * 1024
+
+
+def test_what_moves_rows_and_has_no_estimate_is_its_bytes_by_every_rule():
+    rows = [{"name": "a", "kind": "other", "times": 3.0, "cycles": None, "traffic": 8e8}]
+    for rule in cycles.RULES:
+        priced = cycles.price({"rows": rows}, RATES, rule=rule)
+        assert priced.parts["other"] == pytest.approx(3e-3) and priced.replaced == 0
 
 
 def test_rates_of_every_tpu_that_can_be_compiled_for():

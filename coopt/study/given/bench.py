@@ -98,8 +98,9 @@ def place() -> dict[str, Any]:
 
 
 def flags() -> dict[str, str]:
-    """The environment that changes what is compiled."""
-    return {name: os.environ[name] for name in sorted(os.environ) if name in FLAGS or name.startswith("JAX_")}
+    """The environment that changes what is compiled, and how a child's memory is kept."""
+    found = {name: os.environ[name] for name in sorted(os.environ) if name in FLAGS or name.startswith("JAX_")}
+    return found | {name: os.environ.get(name, value) for name, value in workers.HEAP.items()}
 
 
 @functools.cache

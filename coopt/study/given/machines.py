@@ -10,6 +10,7 @@ from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.spec import load
+from coopt.spec.find import several
 from coopt.spec.nouns import Hardware
 from coopt.store import Run
 from coopt.study.given import bench, host
@@ -91,7 +92,7 @@ def resolved(
         file = folder / (f"{name}-mesh-{chips}.yaml" if joined else f"{name}.yaml")
         # The folder is looked in for the chip of a mesh alone: a host by itself is no part of the mesh beside it.
         here = load.resolve(str(file), chips=chips, stack=study.stack, overrides=machine.set,
-                            path=_paths(folder, path) if joined else path)  # fmt: skip
+                            path=(folder, *several(path)) if joined else path)  # fmt: skip
         found.append(replace(here, fidelity=fidelity) if fidelity and not joined else here)
     return found
 
@@ -107,7 +108,3 @@ def named(study: Study, *, path: Any = None) -> dict[int, Hardware]:
 
 def _several(machine: Machine) -> bool:
     return machine.chips is not None and machine.chips > 1
-
-
-def _paths(folder: Path, path: Any) -> tuple[Any, ...]:
-    return (folder, *((path,) if isinstance(path, str | Path) else tuple(path or ())))

@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from coopt.store.files import writable, write_whole
 from coopt.store.identity import finite
 from coopt.study.given import bench, host, machines
 from coopt.study.given.emit import as_yaml
+from coopt.study.given.progress import Progress, silent
 from coopt.study.timed import afresh, blocks, calibration, compiled, energy, operations, survey
 
 MEASUREMENTS = "measurements.json"
@@ -24,14 +25,8 @@ SURVEY = 300.0  # s in which operations and blocks are timed for a calibration
 SWEEP = 48  # operations timed alone before the blocks
 SWEEP_SHARE = 0.2  # of that time
 
-Progress = Callable[[str, int, int], None]
 
-
-def _silent(sentence: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
+def calibrate(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     """Fits a profile to measured blocks: of runs, of files that `coopt measure --out` wrote, or timed here and now.
 
     Where nothing is named, this host is measured, and then the most telling of many blocks are timed on it for at most

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from coopt.store.files import write_whole
 from coopt.store.identity import finite
 from coopt.study.given import bench, scheduler
 from coopt.study.given.designs import of_options
+from coopt.study.given.progress import Progress
 from coopt.study.timed import cycles
 from coopt.tree import replace
 
@@ -26,8 +27,6 @@ STACKS = {"tpu": "maxtext"}  # whose practice fills a layout: weights split over
 DEADLINE = 900.0  # s for one program: a pod's takes minutes
 TEXTS = "~/.cache/coopt/compiled"
 COLLECTIVE_FAILS = "async-update instruction"  # in the message of jax 0.10 for v5p and 7x
-
-Progress = Callable[[str, int, int], None]
 
 
 def measure(options: Any, *, told: Progress) -> dict[str, Any]:

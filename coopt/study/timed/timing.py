@@ -15,6 +15,7 @@ from coopt.store.files import writable, write_whole
 from coopt.store.identity import finite
 from coopt.study.given import asked, bench, host, machines, scheduler, spaces
 from coopt.study.given.designs import of_options
+from coopt.study.given.progress import Progress, silent
 from coopt.study.screened import screening
 from coopt.study.timed import blocks, joined, targets
 from coopt.workers import Job
@@ -23,7 +24,6 @@ BLOCKS = 8
 PROGRAM = 4.0  # s of timing a program of the user's own gets
 SEQ_LEN = 256.0
 
-Progress = Callable[[str, int, int], None]
 READ: dict[str, tuple[Callable[[Any], Any], str]] = {  # a flag, whether it is read beside the others, and where it is
     "study": (lambda o: o.on == "local" and not (o.model or o.program or o.peers), "the only thing to measure"),
     "model": (lambda o: not o.program, "measured instead of --program"),
@@ -39,11 +39,7 @@ READ: dict[str, tuple[Callable[[Any], Any], str]] = {  # a flag, whether it is r
 }
 
 
-def _silent(sentence: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
+def measure(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     """Times blocks in child processes: of `--model` and `--layout`, of a study, or of the default study.
 
     With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening. With
