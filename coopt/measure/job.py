@@ -47,7 +47,7 @@ from coopt.measure.weights import parameters
 from coopt.problems import Problem, Refused
 
 Report = Callable[[str], None]
-STORE = "coopt.store.cache"  # the logger of a cache that is damaged or full
+STORES = (logging.getLogger("coopt.store.cache"), logging.getLogger(kept.__name__))  # of files damaged, or disks full
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed texts "
@@ -96,7 +96,7 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
 
 @contextlib.contextmanager
 def _cache_failures() -> Iterator[list[str]]:
-    """What JAX's cache of programs or the store's could not read or write: each warns, goes on, and is slower."""
+    """What a cache (JAX's of programs, the store's, the shelf) could not read or write: it warns and goes on, slower."""
     failed: list[str] = []
     told = logging.Handler(logging.WARNING)
     told.emit = lambda record: failed.append(record.getMessage()[:200])
@@ -111,11 +111,13 @@ def _cache_failures() -> Iterator[list[str]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("always", ".*persistent compilation cache.*")
         warnings.showwarning = keep
-        logging.getLogger(STORE).addHandler(told)
+        for store in STORES:
+            store.addHandler(told)
         try:
             yield failed
         finally:
-            logging.getLogger(STORE).removeHandler(told)
+            for store in STORES:
+                store.removeHandler(told)
 
 
 def _block(job: dict, report: Report) -> dict:
