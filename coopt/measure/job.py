@@ -96,7 +96,7 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
 
 @contextlib.contextmanager
 def _cache_failures() -> Iterator[list[str]]:
-    """What a cache (JAX's of programs, the store's, the shelf) could not read or write: it warns and goes on, slower."""
+    """What a cache (JAX's of programs, the store's, the shelf) could not read or write: it warns and is slower."""
     failed: list[str] = []
     told = logging.Handler(logging.WARNING)
     told.emit = lambda record: failed.append(record.getMessage()[:200])
