@@ -40,9 +40,10 @@ from coopt.measure import (
 )
 from coopt.measure import candidate as candidates
 from coopt.measure.check import agreement
-from coopt.measure.jobs import finite, layout_of, model_of, real, whole
+from coopt.measure.jobs import layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
 from coopt.problems import Problem, Refused
+from coopt.store.identity import finite
 
 Report = Callable[[str], None]
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
