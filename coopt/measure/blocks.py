@@ -10,6 +10,7 @@ from flax import nnx
 
 from coopt.measure.feedforwards import Experts, Perceptron
 from coopt.measure.formats import Formats
+from coopt.measure.grouped import Grouped
 from coopt.measure.mixers import Attention, Constrain, Implementation, LatentAttention
 from coopt.measure.norms import Norm
 from coopt.measure.weights import parameter
@@ -47,6 +48,7 @@ class Layer(nnx.Module):
         *,
         selective: bool = False,
         implementation: Implementation = None,
+        grouped: Grouped | None = None,
     ):
         refuse_unbuilt(model, kind)
         d_model = int(model.d_model)
@@ -68,7 +70,7 @@ class Layer(nnx.Module):
                 implementation=implementation,
             )
         self.feedforward_norm = Norm(d_model, formats, kind=norm)
-        self.feedforward = _feedforward(d_model, kind, formats, constrain)
+        self.feedforward = _feedforward(d_model, kind, formats, constrain, grouped)
         if self.sandwich:
             self.mixer_after = Norm(d_model, formats, kind=norm)
             self.feedforward_after = Norm(d_model, formats, kind=norm)
@@ -76,17 +78,18 @@ class Layer(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, sequence, d_model) to the same."""
         # With sequence parallelism the norms work on slices of the sequence; products take it whole, by a gather here.
+        # Where the stream is cut along its width instead, the partitioner gathers it where products need it.
         # The scopes carry the names of the rows of a cost table, so that a trace can be laid beside it.
         with jax.named_scope("attn.norm"):
-            y = self.constrain(self.mixer_norm(x), "batch", "sequence", None)
+            y = self.constrain(self.mixer_norm(x), "batch", "sequence", "width")
         y = self.mixer(y)
         with jax.named_scope("attn.residual"):
-            x = self.constrain(x + (self.mixer_after(y) if self.sandwich else y), "batch", "residual", None)
+            x = self.constrain(x + (self.mixer_after(y) if self.sandwich else y), "batch", "residual", "width")
         with jax.named_scope("mlp.norm"):
-            y = self.constrain(self.feedforward_norm(x), "batch", "sequence", None)
+            y = self.constrain(self.feedforward_norm(x), "batch", "sequence", "width")
         y = self.feedforward(y)
         with jax.named_scope("mlp.residual"):
-            return self.constrain(x + (self.feedforward_after(y) if self.sandwich else y), "batch", "residual", None)
+            return self.constrain(x + (self.feedforward_after(y) if self.sandwich else y), "batch", "residual", "width")
 
 
 class Embedding(nnx.Module):
@@ -104,7 +107,7 @@ class Embedding(nnx.Module):
             x = self.embedding[...].astype(self.formats.activation)[tokens]
             if self.positions is not None:
                 x = x + self.positions[: tokens.shape[1]].astype(self.formats.activation)
-            return self.constrain(x, "batch", "residual", None)
+            return self.constrain(x, "batch", "residual", "width")
 
 
 class Head(nnx.Module):
@@ -133,9 +136,11 @@ class Head(nnx.Module):
             return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen)
 
 
-def _feedforward(d_model: int, kind: LayerKind, formats: Formats, constrain: Constrain) -> nnx.Module:
+def _feedforward(
+    d_model: int, kind: LayerKind, formats: Formats, constrain: Constrain, grouped: Grouped | None
+) -> nnx.Module:
     if kind.feedforward == "moe":
-        return Experts(d_model, kind, formats, constrain)
+        return Experts(d_model, kind, formats, constrain, grouped=grouped)
     gated, bias = bool(kind.gated), bool(kind.bias)
     return Perceptron(d_model, int(kind.d_ff), formats, constrain, gated=gated, bias=bias)
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from coopt.measure import sharding
 from coopt.measure.blocks import Embedding, Head, Layer
 from coopt.measure.formats import Formats, formats_of
+from coopt.measure.grouped import kernel_of
 from coopt.measure.mixers import Implementation
 from coopt.measure.splash import splash
 from coopt.measure.weights import axes_of, materialise
@@ -200,6 +201,7 @@ def _module(part, layout, formats, mesh, rules, vocab, seq_len) -> Callable[[Mod
             constrain,
             selective=RECOMPUTE[int(layout.recompute)] == "selective",
             implementation=_implementation(mesh, rules, formats, kind, layout, seq_len),
+            grouped=kernel_of(mesh, rules, formats, kind, layout) if mesh.devices.flat[0].platform == "tpu" else None,
         )
 
     return module

@@ -20,10 +20,10 @@ def described(
 ) -> dict[str, Any]:
     """The rows of a module's text as plain values, in the order they run.
 
-    A row has `name`, `kind` (matmul, attention, collective, other), `times` a step, `cycles` of one execution as the
-    compiler estimates it and `traffic` (B of main memory); a matmul has `flops` and `alone`, the cycles of its products
-    compiled by themselves; attention its `kernel` and `shape`; a collective its `collective`, `bytes` of the full
-    buffer, `size` of a group, the `axes` of the torus and the `slices` it goes over, and `hidden`.
+    A row has `name`, `kind` (matmul, attention, experts, collective, other), `times` a step, `cycles` of one execution
+    as the compiler estimates it and `traffic` (B of main memory); a matmul has `flops` and `alone`, the cycles of its
+    products compiled by themselves; attention and experts their `kernel` and `shape`; a collective its `collective`,
+    `bytes` of the full buffer, `size` of a group, the `axes` of the torus and the `slices` it goes over, and `hidden`.
 
     Args:
       devices: of the mesh, in its order: collectives number them so.
@@ -43,12 +43,14 @@ def described(
 def _plain(row: Row, single: dict[Product, float], devices: Sequence[Any]) -> dict[str, Any]:
     said: dict[str, Any] = {"name": row.name, "kind": row.kind, "times": row.times, "label": row.label}
     if row.kind in ("matmul", "other"):
-        said |= {"cycles": row.cycles, "traffic": row.traffic}
+        said |= {"cycles": row.cycles}
+    if row.kind in ("matmul", "other", "experts"):
+        said |= {"traffic": row.traffic}
     if row.kind == "matmul":
         said["flops"] = sum(2.0 * p.m * p.n * p.k for p in row.products)
         said["alone"] = math.fsum(single[p] for p in row.products) if row.products else math.nan
         said["products"] = [[p.m, p.n, p.k] for p in row.products]
-    if row.kind == "attention":
+    if row.kind in ("attention", "experts"):
         said |= {"kernel": row.kernel, "shape": list(row.shape)}
     if row.kind == "collective":
         said |= {"collective": row.collective, "bytes": row.bytes, "size": len(row.group), "hidden": row.hidden}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from coopt.measure.formats import Formats
+from coopt.measure.grouped import Grouped, Product
 from coopt.measure.linear import linear
 from coopt.measure.mixers import Constrain
 from coopt.measure.weights import parameter
@@ -59,16 +60,27 @@ class Perceptron(nnx.Module):
 
 
 class Experts(nnx.Module):
-    """A mixture of experts with a fixed capacity: top-k routing, tokens gathered by expert, one batched product.
+    """A mixture of experts: top-k routing, and tokens gathered by expert.
 
-    Each expert takes `ceil(tokens * top_k / experts)` places of each sequence, so the arithmetic is that of balanced
-    routing whatever the router says; tokens beyond an expert's places pass by on the residual. Dispatch moves rows
-    (gather and scatter) and never multiplies by one-hot matrices, whose cost would grow with the square of the tokens.
+    With a target's own kernel (`grouped`) each expert takes all its tokens. Without, each has
+    `ceil(tokens * top_k / experts)` places of each sequence and experts are one batched product, so the arithmetic is
+    that of balanced routing whatever the router says; tokens beyond an expert's places pass by on the residual.
+    Dispatch moves rows (gather and scatter) and never multiplies by one-hot matrices, whose cost would grow with the
+    square of the tokens.
     """
 
-    def __init__(self, d_model: int, kind: LayerKind, formats: Formats, constrain: Constrain):
+    def __init__(
+        self,
+        d_model: int,
+        kind: LayerKind,
+        formats: Formats,
+        constrain: Constrain,
+        *,
+        grouped: Grouped | None = None,
+    ):
         self.experts, self.top_k, width = int(kind.experts), int(kind.top_k), int(kind.d_expert)
         self.formats, self.constrain, self.gated, self.bias = formats, constrain, bool(kind.gated), bool(kind.bias)
+        self.grouped = grouped
         self.router = parameter((d_model, self.experts), formats.weight)
         self.expert_up = parameter((self.experts, d_model, width), formats.weight)
         self.expert_down = parameter((self.experts, width, d_model), formats.weight)
@@ -92,6 +104,29 @@ class Experts(nnx.Module):
         """(batch, sequence, d_model) to the same."""
         f = self.formats
         chosen, gates = self._route(x)
+        if self.grouped is not None:
+            names = ("expert_up", "expert_down", *(["expert_gate"] if self.gated else []))
+            weights = {name: getattr(self, name)[...].astype(f.linear) for name in names}
+            y = self.grouped(x.astype(f.linear), chosen, gates, weights, self._apply)
+        else:
+            y = self._placed(x.astype(f.linear), *(a.reshape(x.shape[0], -1) for a in (chosen, gates)))
+        y = self.constrain(y, "batch", "residual", None)
+        return (y + self.shared(x) if self.shared is not None else y).astype(f.activation)
+
+    def _route(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Experts and gates of each token, (batch, sequence, top_k)."""
+        f = self.formats
+        with jax.named_scope("mlp.router"):
+            logits = jnp.einsum("bsd,de->bse", x.astype(f.linear), self.router[...].astype(f.linear))
+            logits = logits.astype(jnp.promote_types(f.linear, jnp.float32))
+            if self.bias:
+                logits = logits + self.router_bias[...]
+        with jax.named_scope("mlp.top_k"):
+            gates, chosen = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), self.top_k)
+            return chosen, gates / jnp.sum(gates, axis=-1, keepdims=True)
+
+    def _placed(self, x: jax.Array, chosen: jax.Array, gates: jax.Array) -> jax.Array:
+        """As one batch of products of the places of all experts; choices and gates are (batch, sequence * top_k)."""
         capacity = math.ceil(x.shape[1] * self.top_k / self.experts)
         with jax.named_scope("mlp.permute"):
             slots, kept = jax.vmap(lambda e: _places(e, self.experts, capacity))(chosen)
@@ -102,48 +137,30 @@ class Experts(nnx.Module):
             source = jnp.full((self.experts * capacity,), x.shape[1]).at[slot].set(tokens, mode="drop")
             return jnp.take(rows, source, axis=0, mode="fill", fill_value=0)
 
+        def product(name, a):
+            y = linear(self.formats, "beci,eio->beco", a, getattr(self, name))
+            return y + getattr(self, f"{name}_bias")[...][:, None, :] if self.bias else y
+
         with jax.named_scope("mlp.permute"):
-            places = jax.vmap(dispatch)(x.astype(f.linear), slots)
+            places = jax.vmap(dispatch)(x, slots)
             places = places.reshape(x.shape[0], self.experts, capacity, x.shape[2])
             places = self.constrain(places, "expert_batch", "experts", None, None)
-        out = self._apply(places).reshape(x.shape[0], self.experts * capacity, x.shape[2])
+        out = self._apply(places, product).reshape(x.shape[0], self.experts * capacity, x.shape[2])
         with jax.named_scope("mlp.unpermute"):
             back = jax.vmap(lambda rows, slot: jnp.take(rows, slot, axis=0, mode="fill", fill_value=0))(out, slots)
             back = back * jnp.where(kept, gates, 0.0)[..., None].astype(back.dtype)
-            y = back.reshape(x.shape[0], x.shape[1], self.top_k, x.shape[2]).sum(axis=2)
-        y = self.constrain(y, "batch", "residual", None)
-        return (y + self.shared(x) if self.shared is not None else y).astype(f.activation)
+            return back.reshape(x.shape[0], x.shape[1], self.top_k, x.shape[2]).sum(axis=2)
 
-    def _route(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Expert and gate of each (token, choice), flattened to (batch, sequence * top_k)."""
-        f = self.formats
-        with jax.named_scope("mlp.router"):
-            logits = jnp.einsum("bsd,de->bse", x.astype(f.linear), self.router[...].astype(f.linear))
-            logits = logits.astype(jnp.promote_types(f.linear, jnp.float32))
-            if self.bias:
-                logits = logits + self.router_bias[...]
-        with jax.named_scope("mlp.top_k"):
-            gates, chosen = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), self.top_k)
-            gates = gates / jnp.sum(gates, axis=-1, keepdims=True)
-        return chosen.reshape(x.shape[0], -1), gates.reshape(x.shape[0], -1)
-
-    def _apply(self, places: jax.Array) -> jax.Array:
-        f = self.formats
-
-        def product(a, weight, bias):
-            y = linear(f, "beci,eio->beco", a, weight)
-            return y if bias is None else y + bias[...][:, None, :]
-
+    def _apply(self, rows: jax.Array, product: Product) -> jax.Array:
         with jax.named_scope("mlp.expert_up"):
-            up = product(places, self.expert_up, self.expert_up_bias if self.bias else None)
-            gate = (
-                product(places, self.expert_gate, self.expert_gate_bias if self.bias else None) if self.gated else None
-            )
+            up = product("expert_up", rows)
+            gate = product("expert_gate", rows) if self.gated else None
         with jax.named_scope("mlp.expert_act"):
             h = jax.nn.gelu(up) if gate is None else jax.nn.silu(gate) * up
-            h = self.constrain(h, "expert_batch", "experts", None, "ff")
+            if self.grouped is None:
+                h = self.constrain(h, "expert_batch", "experts", None, "ff")
         with jax.named_scope("mlp.expert_down"):
-            return product(h, self.expert_down, self.expert_down_bias if self.bias else None)
+            return product("expert_down", h)
 
 
 def _places(chosen: jax.Array, experts: int, capacity: int) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,7 @@
 """What one step of a compiled TPU program executes: every operation of the schedule, how often, and at what estimate.
 
 The compiler writes `estimated_cycles` on fusions, copies and other operations that it models, and nothing on
-collectives and kernels: those are rows without cycles, for others to price.
+collectives, kernels, gathers and sorts: those are rows without cycles, for others to price.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from coopt.measure.modules import Instruction, Module, parse
 from coopt.measure.traffic import traffic
 
 DOTS = ("convolution", "dot", "ragged-dot")
+MOVES = ("gather", "scatter", "sort")
 Layers = Sequence[tuple[int, int]]
 _ELEMENTS = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 _STEPS = re.compile(r"-(?:start|update|done)$")
 _DILATED = re.compile(r"window=\{size=([\dx]+)[^}]* lhs_dilate=([\dx]+)")
 _KERNEL = re.compile(r"splash_\w*?(fwd|dkv|dq)")
+_GROUPED = re.compile(r"^(t?gmm)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +40,14 @@ class Row:
     """One operation of a schedule, as each device runs it."""
 
     name: str
-    kind: str  # matmul | attention | collective | other
+    kind: str  # matmul | attention | experts | collective | other
     times: float  # executions a step
     cycles: float  # of one execution; NaN: no estimate
     label: str  # the operation of the program
     traffic: float = 0.0  # B of main memory, one execution
     products: tuple[Product, ...] = ()  # of a matmul, one for each of a batch; none where one could not be read
-    kernel: str = ""  # attention: fwd, dq or dkv
-    shape: tuple[int, ...] = ()  # attention: batch, heads, sequence, size
+    kernel: str = ""  # attention: fwd, dq or dkv; experts: gmm, or tgmm for gradients of weights
+    shape: tuple[int, ...] = ()  # attention: batch, heads, sequence, size; experts: groups, m, k, n
     collective: str = ""
     bytes: float = 0.0  # collective: the full buffer a device holds
     group: tuple[int, ...] = ()  # collective: the devices of one group
@@ -121,7 +123,8 @@ def row(module: Module, computation: str, one: Instruction, times: float) -> Row
         return Row(one.name, "matmul", times, one.cycles, one.label, traffic(module, computation, one), products)
     if moved is not None:
         return _collective(one, moved, times, "async" in one.name + " ".join(one.called()))
-    if math.isnan(one.cycles) or one.operation.endswith("-start"):
+    moves = any(inner.operation in MOVES for _, inner in inside)
+    if one.operation.endswith("-start") or math.isnan(one.cycles) and not moves:
         return None
     return Row(one.name, "other", times, one.cycles, one.label, traffic(module, computation, one))
 
@@ -178,15 +181,22 @@ def _collective(one: Instruction, moved: Instruction, times: float, hidden: bool
 
 
 def _kernel(module: Module, computation: str, one: Instruction, times: float) -> Row | None:
-    """The row of a kernel of attention, whose queries are its first operand of floats with heads.
+    """The row of a kernel of attention or experts; None of another's without an estimate.
 
-    A batch of one sequence may have lost its axis.
+    Of attention the queries are the first operand of floats with heads; a batch of one sequence may have lost its axis.
+    Of grouped products the groups are the array of three axes, and the other two, in their order, (m, k) and (m, n).
     """
-    found = _KERNEL.search(one.name) or _KERNEL.search(one.label)
-    if not found:
-        return None if math.isnan(one.cycles) else Row(one.name, "other", times, one.cycles, one.label)
     around = module.computations[computation]
-    given = [array for name in one.operands if name in around for array in _arrays(around[name].shape)]
-    shape = next(size for kind, size in given if "f" in kind and len(size) >= 3)
-    whole = (math.prod(shape[:-3]), *shape[-3:])
-    return Row(one.name, "attention", times, math.nan, one.label, kernel=found[1], shape=whole)
+    shapes = [around[name].shape for name in one.operands if name in around]
+    given = [[size for kind, size in _arrays(shape) if "f" in kind] for shape in (*shapes, one.shape)]
+    floats = [size for arrays in given for size in arrays if len(size) >= 2]
+    if found := _KERNEL.search(one.name) or _KERNEL.search(one.label):
+        shape = next(size for size in floats if len(size) >= 3)
+        whole = (math.prod(shape[:-3]), *shape[-3:])
+        return Row(one.name, "attention", times, math.nan, one.label, kernel=found[1], shape=whole)
+    if found := _GROUPED.search(one.name):
+        (groups,) = (size[0] for size in floats if len(size) == 3)
+        (m, k), (_, n) = (size for size in floats if len(size) == 2)
+        moved = traffic(module, computation, one)
+        return Row(one.name, "experts", times, math.nan, one.label, moved, kernel=found[1], shape=(groups, m, k, n))
+    return None if math.isnan(one.cycles) else Row(one.name, "other", times, one.cycles, one.label)

@@ -21,6 +21,7 @@ from coopt.measure.blocks import Embedding, Head, Layer
 from coopt.measure.candidate import place
 from coopt.measure.compile import compile_program, toolchain
 from coopt.measure.formats import Formats, formats_of
+from coopt.measure.grouped import kernel_of
 from coopt.measure.jobs import layout_of, model_of, whole
 from coopt.measure.mixers import Core
 from coopt.measure.splash import splash
@@ -69,7 +70,6 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
         "layers": [sum(n) for n in zip(*built.layers, strict=True)],
         **{name: getattr(made, name) for name in ("flops", "bytes", "memory", "compile_s", "resident", "digest")},
         "libtpu": shelf.versions.get("libtpu", ""),
-        "options": dict(shelf.options),
         "schedule": told,
     }
 
@@ -77,13 +77,14 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
 def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: int, fused: bool = True) -> Step:
     """The step of a model with only a few layers of each kind, in a loop a kind, whose body is the same for more.
 
-    `layout.micro_batch` sequences a replica are one step. What a layer keeps for its backward pass: everything without
-    recompute; the products of weights with selective recompute, in host memory with `offload`; its input alone with
-    full.
+    `layout.micro_batch` sequences a replica are one step. Over the tensor axis the residual stream is cut along the
+    sequence with `layout.sp`, along its width without, as MaxText has it (logical axis `activation_embed`). What a
+    layer keeps for its backward pass: everything without recompute; the products of weights with selective recompute,
+    in host memory with `offload`; its input alone with full.
 
     Args:
       layers: of the rarest kind, where it has more; of each next, two more than that.
-      fused: attention by the kernel of TPUs; else as XLA writes it.
+      fused: attention and experts by the kernels of TPUs; else as XLA writes them.
 
     Raises:
       Refused: a layout that does not divide, naming each axis; stages; other things moved to the host than those.
@@ -101,7 +102,8 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
     formats = dataclasses.replace(computed, weight=jnp.dtype(jnp.float32))
     counts = _compiled([int(kind.count) for kind in model.kinds], layers)
     names = [f"layers_{number}" if number else "layers" for number in range(len(model.kinds))]
-    own = {name: sharding.rules_of(layout, kind) for name, kind in zip(names, model.kinds, strict=True)}
+    wide = {} if layout.sp else {"width": ("tensor",)}
+    own = {name: {**sharding.rules_of(layout, kind), **wide} for name, kind in zip(names, model.kinds, strict=True)}
     rules = own["first"] = own["last"] = own["layers"]
     constrain = {name: sharding.constrain_on(mesh, own[name]) for name in own}
 
@@ -110,7 +112,8 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
         made: dict[str, nnx.Module] = {"first": Embedding(model, formats, constrain["first"], vocab=vocab)}
         for name, kind in zip(names, model.kinds, strict=True):
             core = _core(kind, mesh, own[name]) if fused else "xla"
-            made[name] = Layer(model, kind, formats, constrain[name], implementation=core)
+            grouped = kernel_of(mesh, own[name], formats, kind, layout) if fused else None
+            made[name] = Layer(model, kind, formats, constrain[name], implementation=core, grouped=grouped)
         return made | {"last": Head(model, formats, constrain["last"], vocab=vocab, tied=False)}
 
     split = {name: nnx.split(part) for name, part in nnx.eval_shape(parts).items()}

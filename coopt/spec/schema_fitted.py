@@ -63,6 +63,7 @@ class Fitted(Strict):
     matmul_8: Quantity[Efficiency] | None = None
     matmul_4: Quantity[Efficiency] | None = None
     depth: Quantity[Positive] | None = None
+    batched: Quantity[Positive] | None = None  # rate of many products side by side over one alone
     attention: Quantity[Efficiency] | None = None
     attention_depth: Quantity[Positive] | None = None
     stream: Quantity[Efficiency] | None = None
@@ -89,6 +90,7 @@ class Practice(Strict):
     apart: Flag | None = None
     beside: Flag | None = None
     cp: Count | None = None
+    dualpipe: Flag | None = None
     dropout: Flag | None = None  # of models with plain (ungated) feed-forwards
     ep: Count | None = None
     fsdp: Shards | None = None
@@ -102,11 +104,16 @@ class Practice(Strict):
     offload: Share | None = None
     optimizer: Literal["adamw", "muon", "adafactor"] | None = None
     overlap: Flag | None = None
+    paired: Flag | None = None
     pieces: Count | None = None
     order: Literal["tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp"] | None = None
     pp: Count | None = None
-    precision: Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"] | None = None
+    precision: Literal["fp32", "bf16", "fp16", "fp8", "fp8-cached", "mxfp8", "nvfp4", "int8"] | None = None
     recompute: Literal["none", "selective", "full"] | None = None
+    recompute_act: Flag | None = None
+    recompute_mlp: Flag | None = None
+    recompute_norm: Flag | None = None
+    recompute_up: Flag | None = None
     reduce: Count | None = None  # B an element of a reduced gradient
     schedule: Literal["1f1b", "gpipe", "zero-bubble"] | None = None
     sp: SequenceParallel | None = None

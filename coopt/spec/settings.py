@@ -19,6 +19,10 @@ CODES = {
     "optimizer": nouns.OPTIMIZERS,
 }
 _COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch", "pieces")
+_FLAGS = (
+    "sp", "dualpipe", "fused_attention", "fused_loss", "traced", "overlap", "paired", "late", "beside", "apart",
+    "recompute_norm", "recompute_act", "recompute_up", "recompute_mlp",
+)  # fmt: skip
 
 
 def setting(key: str, given: Any) -> Any:
@@ -63,16 +67,9 @@ _ACCEPTS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
     **{key: ("a whole number from 1", within(1, 1e9, whole=True)) for key in _COUNTS},
     **{key: (f"one of {', '.join(names)}", within(0, len(names) - 1, whole=True)) for key, names in CODES.items()},
     "zero": ("0, 1, 2 or 3", within(0, 3, whole=True)),
-    "sp": ("0 or 1", _yes),
-    "fused_attention": ("0 or 1", _yes),
-    "fused_loss": ("0 or 1", _yes),
-    "traced": ("0 or 1", _yes),
+    **dict.fromkeys(_FLAGS, ("0 or 1", _yes)),
     "offload": ("a share from 0 to 1", within(0, 1)),
     "graphs": ("a share from 0 to 1", within(0, 1)),
-    "overlap": ("0 or 1", _yes),
-    "late": ("0 or 1", _yes),
-    "beside": ("0 or 1", _yes),
-    "apart": ("0 or 1", _yes),
     "capacity": ("0 or a factor of the mean from 1", within(1, 1e6, zero=True)),
     "imbalance": ("a factor of the mean from 1", within(1, 1e6)),
 }

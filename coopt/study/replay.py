@@ -15,7 +15,7 @@ from coopt.store import Saved, bundle, finite, identity
 from coopt.store.files import safe_name
 from coopt.store.saved import ANSWER, content
 from coopt.study import main
-from coopt.study.given import bench, inputs
+from coopt.study.given import bench, inputs, scheduler
 from coopt.study.given.progress import Progress, silent
 from coopt.workers import Job, Outcome
 
@@ -98,7 +98,7 @@ class Playback:
                            message="this job was not measured in the run")  # fmt: skip
         seconds = found.get("seconds")
         return Outcome(status=found["status"], result=found.get("result"), message=str(found.get("message") or ""),
-                       seconds=math.nan if seconds is None else float(seconds))  # fmt: skip
+                       seconds=math.nan if seconds is None else float(seconds), **scheduler.ended(found))  # fmt: skip
 
 
 def compared(then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

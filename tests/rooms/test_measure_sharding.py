@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding
 
 from coopt.measure import candidate as candidates
-from coopt.measure import check, hlo, sharding, topology
+from coopt.measure import check, grouped, hlo, sharding, topology
 from coopt.measure.clock import counted
 from coopt.measure.compile import compile_program
+from coopt.measure.feedforwards import Experts
+from coopt.measure.formats import formats_of
 from coopt.measure.step import step
-from coopt.measure.weights import WEIGHTS, name_of
+from coopt.measure.weights import WEIGHTS, materialise, name_of
 from coopt.problems import Refused
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
 
@@ -195,6 +201,46 @@ def test_uses_of_collectives_are_not_collectives():
     assert hlo.collectives("  %d = f32[16]{0} all-reduce-done(%s)\n  %a = f32[2] add(%all-reduce.1, %b)\n") == ()
 
 
+@pytest.mark.slow
+def test_projections_in_eight_bits_exchange_one_sum_of_gradients():
+    """Of queries, keys and values together: each by itself would be a sum of 32 bits of the whole residual stream."""
+    layout = dataclasses.replace(TENSOR, precision=PRECISIONS["int8"])
+    equal = dataclasses.replace(DENSE, kv_heads=DENSE.heads)
+    devices = tuple(jax.devices())
+    found = {}
+    for kind in (equal, DENSE):
+        model = dataclasses.replace(MODEL, kinds=(kind,))
+        made = candidates.build(model, layout, part="layer", layer=0, seq_len=64, devices=devices)
+        function, arguments, places = candidates.backward(made)
+        text = compile_program(counted(function), (*arguments, COUNT), out_shardings=(places, None)).text
+        sums = re.findall(r"= (.*) all-reduce\(.*attn\.qkv", text)
+        found[kind] = sum(shape.count("s32[1,64,128]") for shape in sums)
+    assert found == {equal: 1, DENSE: 3}
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_however_its_stream_is_cut():
+    """Along the sequence or along the width: the loss of one chip, and the stream lies where it is said."""
+    model = dataclasses.replace(MODEL, kinds=(dataclasses.replace(DENSE, count=2.0),))
+    whole = dataclasses.replace(FP32, tp=4.0)
+    losses, wide = {}, {}
+    for name, layout in {"one": FP32, "sequence": dataclasses.replace(whole, sp=1.0), "width": whole}.items():
+        devices = tuple(jax.devices()[: int(layout.tp)])
+        made = step(model, layout, seq_len=64, devices=devices, layers=2, fused=False)
+        weights, state, tokens = made.arguments
+        drawn = np.random.default_rng(0).integers(0, 512, tokens.shape)
+        given = (
+            materialise(weights, 0),
+            jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), state),
+            jax.device_put(drawn.astype(np.int32), tokens.sharding),
+        )
+        losses[name] = float(jax.jit(made.function)(*given)[2])
+        wide[name] = jax.jit(made.function).lower(*given).as_text().count('{"context"}, {"tensor"}]')
+    assert losses["sequence"] == pytest.approx(losses["one"], rel=1e-5)
+    assert losses["width"] == pytest.approx(losses["one"], rel=1e-5)
+    assert wide["width"] > wide["sequence"] > 0  # logits and hidden layers are cut so in any case
+
+
 # ---------------------------------------------------------------- the result check
 
 
@@ -223,6 +269,40 @@ def test_a_sharded_block_computes_what_one_device_does(name, layer, x32):
     found = _agreement(made, candidates.backward(made)[0], CHECKED[name], layer)
     assert found.agrees, found
     assert found.worst > 0.0 or found.reference == "own format"
+
+
+WHOLE = dataclasses.replace(FP32, dp=2.0, fsdp=2.0, zero=3.0)
+
+
+@pytest.mark.parametrize("layout", [FP32, dataclasses.replace(WHOLE, tp=2.0, cp=2.0, sp=1.0), TENSOR])
+def test_sorted_experts_compute_what_every_expert_on_every_token_does(layout, x32):
+    """None dropped, however many an expert has: output and all gradients, the kernel interpreted, on one and more."""
+    kind = dataclasses.replace(EXPERTS, shared=0.0)
+    mesh, rules = sharding.mesh_of(sharding.mesh_shape(layout), jax.devices()), sharding.rules_of(layout, kind)
+    formats = formats_of(layout.precision)
+    core = grouped.grouped(mesh, rules, interpret=True)
+    made = functools.partial(Experts, 128, kind, formats, sharding.constrain_on(mesh, rules), grouped=core)
+    graph, abstract = nnx.split(nnx.eval_shape(made))
+    weights = materialise(candidates.place(abstract, mesh, rules), 0)
+    x = jax.random.normal(jax.random.key(1), (2, 32, 128))
+
+    def written_out(weights, x):
+        w = {name: leaf[...] for name, leaf in weights.items()}
+        gates, chosen = jax.lax.top_k(jax.nn.softmax(x @ w["router"]), 2)
+        shares = jnp.sum(jax.nn.one_hot(chosen, 8) * (gates / gates.sum(-1, keepdims=True))[..., None], axis=-2)
+        up, gate = (jnp.einsum("bsd,edf->bsef", x, w[f"expert_{name}"]) for name in ("up", "gate"))
+        return jnp.einsum("bsef,efd,bse->bsd", jax.nn.silu(gate) * up, w["expert_down"], shares), chosen
+
+    def results(function):
+        loss = lambda weights, x: (jnp.sum(jnp.sin(function(weights, x))), function(weights, x))  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(weights, x)
+
+    with jax.default_matmul_precision("highest"):
+        expected, found = results(lambda *given: written_out(*given)[0]), results(lambda w, x: nnx.merge(graph, w)(x))
+    sizes = np.bincount(np.ravel(written_out(weights, x)[1]), minlength=8)
+    assert sizes.min() < sizes.max()  # of 16 tokens on average
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(np.asarray(one) - np.asarray(other)) <= 1e-5 * np.linalg.norm(np.asarray(other))
 
 
 def test_a_wrong_kernel_is_caught(x32):

@@ -155,3 +155,44 @@ def test_experts_are_a_product_each():
     assert row.products == 8 * (Product(1024, 512, 512, ("bf16",) * 3),)
     alone = EXPERTS.replace("size=8x2 stride=7x1 pad=0_0x1_1 lhs_dilate=8x1", "size=8x2 pad=0_0x1_1")
     assert schedule(alone).rows[0].products == ()  # without the dilation no whole sizes come out
+
+
+GROUPED = """\
+HloModule grouped, is_scheduled=true
+
+%rows (x.2: bf16[1024,512], i.2: s32[2048]) -> bf16[2048,512] {
+  %x.2 = bf16[1024,512]{1,0:T(8,128)(2,1)} parameter(0)
+  %i.2 = s32[2048]{0:T(1024)} parameter(1)
+  ROOT %gather.2 = bf16[2048,512]{1,0:T(8,128)(2,1)} gather(%x.2, %i.2), offset_dims={1}, slice_sizes={1,512}
+}
+
+ENTRY %main.1 (x.1: bf16[1024,512], w.1: bf16[4,512,1408], v.1: bf16[4,1408,512], i.1: s32[2048]) -> bf16[4,1408,512] {
+  %x.1 = bf16[1024,512]{1,0:T(8,128)(2,1)} parameter(0)
+  %w.1 = bf16[4,512,1408]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %v.1 = bf16[4,1408,512]{2,1,0:T(8,128)(2,1)} parameter(2)
+  %i.1 = s32[2048]{0:T(1024)} parameter(3)
+  %tiles.1 = s32[]{:T(128)} constant(4)
+  %ends.1 = s32[5]{0:T(128)} iota()
+  %sorted.1 = s32[2048]{0:T(1024)} sort(%i.1), dimensions={0}, to_apply=%less
+  %gather_fusion.1 = bf16[2048,512]{1,0:T(8,128)(2,1)} fusion(%x.1, %sorted.1), kind=kCustom, calls=%rows
+  %gmm.10 = bf16[2048,1408]{1,0:T(8,128)(2,1)} custom-call(%tiles.1, %ends.1, %gather_fusion.1, %w.1), \
+custom_call_target="tpu_custom_call", metadata={op_name="jit(function)/mlp.expert_up/jit(gmm)/pallas_call"}
+  %gmm.11 = bf16[2048,512]{1,0:T(8,128)(2,1)} custom-call(%tiles.1, %ends.1, %gmm.10, %v.1), \
+custom_call_target="tpu_custom_call", metadata={op_name="jit(function)/mlp.expert_down/jit(gmm)/pallas_call"}
+  ROOT %tgmm.1 = bf16[4,1408,512]{2,1,0:T(8,128)(2,1)} custom-call(%tiles.1, %ends.1, %gmm.10, %gmm.11), \
+custom_call_target="tpu_custom_call", metadata={op_name="jit(function)/mlp.expert_down/jit(tgmm)/pallas_call"}
+}
+"""
+
+
+def test_grouped_products_are_kernels_and_the_rows_they_take_are_moved():
+    rows = {row.name: row for row in schedule(GROUPED).rows}
+    assert list(rows) == ["sorted.1", "gather_fusion.1", "gmm.10", "gmm.11", "tgmm.1"]
+    up, down, gradient = (rows[name] for name in ("gmm.10", "gmm.11", "tgmm.1"))
+    assert (up.kind, up.kernel, up.shape) == ("experts", "gmm", (4, 2048, 512, 1408))
+    assert (down.kernel, down.shape) == ("gmm", (4, 2048, 1408, 512))
+    assert (gradient.kernel, gradient.shape) == ("tgmm", (4, 2048, 1408, 512))
+    assert up.traffic == 6 * 4 + 2 * (2048 * 512 + 4 * 512 * 1408 + 2048 * 1408)
+    moved = rows["gather_fusion.1"]
+    assert moved.kind == "other" and moved.cycles != moved.cycles  # no estimate
+    assert moved.traffic == 2 * (1024 * 512 + 2048 * 512)  # as many rows as are read, and written

@@ -91,6 +91,26 @@ def test_a_step_of_two_kinds_of_layers_in_int8_counts_both_and_all_experts(texts
     assert 0 < single.parts["matmul"] < single.time
 
 
+def test_experts_of_a_step_are_kernels_each_priced_by_its_tiles(texts):
+    """Three products forward, again for the backward pass, and two gradients each; every weight gathered and summed."""
+    kind = LayerKind(count=16.0, heads=4.0, kv_heads=4.0, head_dim=128.0, gated=1.0, feedforward="moe", experts=4.0,
+                     top_k=2.0, d_expert=1024.0)  # fmt: skip
+    job = step_job(replace(SMALL, kinds=(kind,)), CUT, seq_len=LENGTH, target="tpu:v5p:2x2x1", texts=texts)
+    schedule = answered(job)["schedule"]
+    assert schedule["unread"] == []
+    rows = [row for row in schedule["rows"] if row["kind"] == "experts"]
+    assert sum(row["times"] for row in rows if row["kernel"] == "gmm") == 16 * 9
+    assert sum(row["times"] for row in rows if row["kernel"] == "tgmm") == 16 * 3
+    assert {tuple(row["shape"]) for row in rows} == {(4, 2 * LENGTH, 512, 1024), (4, 2 * LENGTH, 1024, 512)}
+    assert not any("expert_" in row["label"] for row in schedule["rows"] if row["kind"] == "matmul")
+    gathered = [row["bytes"] for row in schedule["rows"] if row.get("collective") == "all_gather"]
+    assert gathered.count(2.0 * 4 * 512 * 1024) >= 3
+    rates = cycles.rates("tpu-v5p")
+    priced = cycles.price(schedule, rates)
+    assert priced.parts["experts"] == pytest.approx(16 * 12 * 2 * 2 * LENGTH * 512 * 1024 / (rates.peak / 2))
+    assert priced.time == pytest.approx(sum(priced.parts.values()))
+
+
 def test_memory_beyond_the_chip_is_an_outcome_with_bytes(texts):
     wide = Layout(dp=1.0, micro_batch=64.0, precision=PRECISIONS["bf16"])
     large = Model(name="large", d_model=8192.0, vocab=4096.0, kinds=(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def measure_host(run: Run | None, executor: Executor, *, date: str, deadline_s: 
             Problem(field="host", expected="a host that can be measured", got=f"{found['status']}: {found['message']}",
                     hint="name a machine with --hardware to search without one")
         )  # fmt: skip
+    if said := found["result"].get("unused"):
+        logging.getLogger(__name__).warning("%s", said)
     return Here(found["result"], host.chip(found["result"], date=date))
 
 

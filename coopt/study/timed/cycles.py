@@ -7,7 +7,8 @@ The compiler's estimates of fused products and of elementwise work are what it s
     alone      a fusion that holds products is what these products are estimated at, compiled alone
     streams    besides, no fusion is faster than its bytes stream, and elementwise work is no slower than that
 
-No rule looks at a measured time. Attention kernels and collectives have no estimate, and are priced here.
+No rule looks at a measured time. Kernels (of attention and experts), collectives and what only moves rows (gathers,
+sorts) have no estimate, and are priced here.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coopt.measure.grouped import visited
 from coopt.measure.splash import BLOCK
 from coopt.problems import Problem, Refused
 from coopt.spec import load
 
 RULES = ("raw", "alone", "streams")
 PRODUCTS = {"fwd": 2.0, "dq": 3.0, "dkv": 4.0}  # of a tile of scores, by kernel
-KERNEL = 0.5  # of the peak: assumed of attention kernels, of which no estimate exists
+KERNEL = 0.5  # of the peak: assumed of kernels, of which no estimate exists
 STREAM = 0.8  # of the memory's bandwidth: assumed of elementwise work
 LINKS = 2.0  # of a chip along an axis of a torus
 
@@ -43,9 +45,9 @@ class Priced:
     """The time of a program: in all, by kind of row, and row by row."""
 
     time: float
-    parts: Mapping[str, float]  # s of matmul, attention, other, collective (those in the open)
+    parts: Mapping[str, float]  # s of matmul, attention, experts, other, collective (those in the open)
     hidden: float  # s of collectives under way beside computing
-    flops: float  # of products and attention, as executed
+    flops: float  # of products and kernels, as executed
     replaced: int  # fusions whose estimate was not taken
     fusions: int  # that hold products
     rows: Sequence[Mapping[str, Any]]
@@ -74,7 +76,7 @@ def rates(chip: str, *, devices_a_chip: int = 1, precision: str = "bf16", path: 
 def price(schedule: Mapping[str, Any], rates: Rates, *, rule: str = "streams") -> Priced:
     """The seconds of a schedule as `coopt.measure.cycles` describes one."""
     rows = [_row(row, rates, rule) for row in schedule["rows"]]
-    parts: dict[str, float] = dict.fromkeys(("matmul", "attention", "other", "collective"), 0.0)
+    parts: dict[str, float] = dict.fromkeys(("matmul", "attention", "experts", "other", "collective"), 0.0)
     for row in rows:
         parts[row["kind"]] += 0.0 if row.get("hidden") else row["seconds"]
     return Priced(
@@ -82,7 +84,7 @@ def price(schedule: Mapping[str, Any], rates: Rates, *, rule: str = "streams") -
         parts=parts,
         hidden=math.fsum(row["seconds"] for row in rows if row.get("hidden")),
         flops=math.fsum(row["times"] * row.get("flops", 0.0) for row in rows),
-        replaced=sum(row["rule"] != "compiler" for row in rows if row["kind"] in ("matmul", "other")),
+        replaced=sum(row["rule"] in ("alone", "streams") for row in rows if row["kind"] in ("matmul", "other")),
         fusions=sum(row["kind"] == "matmul" for row in rows),
         rows=rows,
     )
@@ -90,17 +92,22 @@ def price(schedule: Mapping[str, Any], rates: Rates, *, rule: str = "streams") -
 
 def _row(row: Mapping[str, Any], rates: Rates, rule: str) -> dict[str, Any]:
     """The row with its seconds in all, and the rule they come by."""
-    if row["kind"] == "attention":
-        flops = attention(row["kernel"], row["shape"])
-        return {**row, "flops": flops, "seconds": row["times"] * flops / (KERNEL * rates.peak), "rule": "kernel"}
     if row["kind"] == "collective":
         return {**row, "seconds": row["times"] * _collective(row, rates), "rule": "links"}
+    streamed = row.get("traffic", 0.0) / (STREAM * rates.bandwidth)
+    if row["kind"] in ("attention", "experts"):
+        flops = attention(row["kernel"], row["shape"]) if row["kind"] == "attention" else visited(*row["shape"])
+        own = flops / (KERNEL * rates.peak)
+        once, by = (streamed, "streams") if rule == "streams" and streamed > own else (own, "kernel")
+        return {**row, "flops": flops, "seconds": row["times"] * once, "rule": by}
     cycles = math.nan if row["cycles"] is None else row["cycles"]
-    own, streamed = cycles / rates.clock, row["traffic"] / (STREAM * rates.bandwidth)
+    own = cycles / rates.clock
     alone = math.nan if row.get("alone") is None else row["alone"] / rates.clock
     if row["kind"] == "matmul" and rule != "raw" and not math.isnan(alone):
         by = "streams" if rule == "streams" and streamed > alone else "alone"
         once = streamed if by == "streams" else alone
+    elif row["kind"] == "other" and math.isnan(own):
+        once, by = streamed, "bytes"
     elif rule == "streams" and row["kind"] == "other" and streamed < own:
         once, by = streamed, "streams"
     else:

@@ -38,6 +38,7 @@ def measure(options: Any, *, told: Progress) -> dict[str, Any]:
             record = scheduler.record(outcome)
             answer = record["result"] or {}
             blocks.append({"layer": job["layer"], "outcome": record["status"], "message": record["message"],
+                           **scheduler.ended(record),
                            **{name: answer.get(name) for name in TOLD}})  # fmt: skip
     told(f"timing a block over {options.peers} peers", len(jobs), len(jobs))
     return finite({"command": "measure", "peers": options.peers, "blocks": blocks, "assumed": list(assumed),

@@ -35,6 +35,11 @@ def calibrate(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
     """
     writable(options.out)
+    if options.measured or getattr(options, "from"):
+        given = {"seconds": options.seconds, "on": "" if options.on == "local" else options.on}
+        expected = "where blocks are timed now: without files of measurements and --from"
+        if lost := [Problem(field=name, expected=expected, got=str(v)) for name, v in given.items() if v]:
+            raise Refused(*lost)
     if getattr(options, "from"):
         return compiled.calibrate(options)
     sources = [_read(name, options.runs) for name in options.measured] or [_surveyed(options, told)]
@@ -98,7 +103,8 @@ def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
             nonlocal done
             told("timing the most telling blocks", done, survey.MOST)
             done += 1
-            asked = job if hardware.family == "cpu" else {**job, "energy": 1}  # of boards with a counter
+            # No candidates: nobody takes their results. Joules of boards with a counter.
+            asked = {**job, "check": 0} | ({} if hardware.family == "cpu" else {"energy": 1})
             return blocks.of_record(job, bench.do(None, executor, asked, deadline_s=deadline))
 
         jobs = survey.pool(hardware)
