@@ -42,9 +42,10 @@ from coopt.measure import (
 from coopt.measure import candidate as candidates
 from coopt.measure.check import Unaffordable, agreement
 from coopt.measure.formats import emulated, formats_of
-from coopt.measure.jobs import finite, layout_of, model_of, real, whole
+from coopt.measure.jobs import layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
 from coopt.problems import Problem, Refused
+from coopt.store.identity import finite
 
 Report = Callable[[str], None]
 STORES = (logging.getLogger("coopt.store.cache"), logging.getLogger(kept.__name__))  # of files damaged, or disks full

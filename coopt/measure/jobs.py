@@ -93,21 +93,6 @@ def layout_of(fields: Any) -> Layout:
     return dataclasses.replace(_build(Layout, fields, "layout"), precision=precision)
 
 
-def finite(value: Any) -> Any:
-    """The same JSON tree with NaN and infinity as null, tuples as lists.
-
-    >>> finite({"a": float("nan"), "b": (1.0,)})
-    {'a': None, 'b': [1.0]}
-    """
-    if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def whole(job: dict, name: str, default: int | None = None) -> int:
     """A field of a job that counts something."""
     value = job.get(name, default)
