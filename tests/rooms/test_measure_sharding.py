@@ -233,7 +233,9 @@ def test_a_sharded_block_computes_what_one_device_does(name, layer, x32):
 WHOLE = dataclasses.replace(FP32, dp=2.0, fsdp=2.0, zero=3.0)
 
 
-@pytest.mark.parametrize("layout", [FP32, dataclasses.replace(WHOLE, tp=2.0, cp=2.0, sp=1.0), TENSOR])
+@pytest.mark.parametrize(
+    "layout", [FP32, dataclasses.replace(WHOLE, tp=2.0, cp=2.0, sp=1.0), pytest.param(TENSOR, marks=SLOW)]
+)
 def test_sorted_experts_compute_what_every_expert_on_every_token_does(layout, x32):
     """None dropped, however many an expert has: output and all gradients, the kernel interpreted, on one and more."""
     kind = dataclasses.replace(EXPERTS, shared=0.0)
