@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
@@ -154,3 +155,19 @@ def flag(given: Any) -> bool | None:
     """Yes or no, however it is spelled, or None."""
     words = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
     return words.get(str(given).lower()) if isinstance(given, (bool, int, str)) else None
+
+
+def within(least: float, most: float, *, whole: bool = False, zero: bool = False) -> Callable[[Any], float | None]:
+    """A reader of numbers from `least` to `most`, or 0 where `zero`; it gives None for anything else.
+
+    >>> within(1, 8, whole=True)(8), within(1, 8, whole=True)(1.5), within(1, 8)(True)
+    (8.0, None, None)
+    """
+
+    def read(given: Any) -> float | None:
+        if isinstance(given, bool) or not isinstance(given, (int, float)):
+            return None
+        fits = least <= given <= most or (zero and given == 0)
+        return float(given) if fits and (not whole or given == int(given)) else None
+
+    return read

@@ -41,6 +41,11 @@ def at_least(value, bound):
     return maximum(value, bound)
 
 
+def always(leaf, value):
+    """True where it is known, before anything is compiled, that a leaf is nothing but that value."""
+    return isinstance(leaf, float | np.ndarray | np.generic) and bool(np.all(leaf == value))
+
+
 def choose(code, options):
     """The option whose position is `code`: `choose(2.0, (a, b, c))` is `c`; a code beyond the last gives the last.
 

@@ -116,8 +116,7 @@ def kind(one: rows.Design) -> str:
 
 def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
     """A row of the table: the step compiled for its slice with these flags, priced by every rule."""
-    # The stack cuts the residual stream over the tensor axis; along the sequence that is as many bytes.
-    layout = replace(one.layout, sp=float(one.layout.tp > 1), **OFFLOADED.get(one.row["id"], {"offload": 0.0}))
+    layout = replace(one.layout, **OFFLOADED.get(one.row["id"], {"offload": 0.0}))
     seq_len = int(one.workload.train.seq_len)
     job = step_job(one.model, layout, seq_len=seq_len, target=slice_of(one), texts=TEXT_FOLDER.value, flags=flags)
     outcome = executor.run(workers.Job(bench.JOB, job, DEADLINE.value))

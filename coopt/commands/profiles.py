@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from coopt.problems import Problem, Refused, near
 from coopt.spec import profiles, read
-from coopt.spec.find import Folders, entries, find, names
+from coopt.spec.find import Folders, entries, kind_of, spellings
 
 _HARDWARE = ("system", "chip", "family", "stack", "design", "process")  # in the order in which a name is looked for
 
@@ -48,10 +47,10 @@ def models(options: Any) -> dict[str, Any]:
 def check(options: Any) -> dict[str, Any]:
     """Every mistake in some files, or in every YAML file of some folders; what a certificate does not prove."""
     from coopt.roadmap.scenario_schema import Scenario
-    from coopt.study.given.schema import Described, Study
+    from coopt.study.given.schema import Study
     from coopt.study.given.schema_joint import Joint
 
-    schemas = {"scenario": Scenario, "study": Study, "space": Described, "joint": Joint}
+    schemas = {"scenario": Scenario, "study": Study, "joint": Joint}
     proofs = [Path(one) for one in options.files if one.endswith((".json", ".json.gz"))]
     files, problems = _files(one for one in options.files if Path(one) not in proofs)
     problems += profiles.check(files, path=options.profile_path, schemas=schemas)
@@ -86,16 +85,10 @@ def _kind(kinds: tuple[str, ...], name: str, path: Folders) -> str:
     if name.endswith((".yaml", ".yml")):
         said = read.head(Path(name), ("kind",)).get("kind")
         return said if said in kinds else kinds[0]
-    for kind in kinds:
-        try:
-            find(kind, name, path=path)
-            return kind
-        except Refused as refusal:
-            if "known" not in refusal.problems[0].expected:
-                raise
-    known = list(itertools.chain.from_iterable(names(kind, path=path) for kind in kinds))
-    field = "model" if kinds == ("model",) else "hardware"
-    raise Refused(Problem(field=field, expected=f"a known {' or '.join(kinds)}", got=name[:80], hint=near(name, known)))
+    if kind := kind_of(name, kinds, path=path):
+        return kind
+    hint, field = near(name, spellings(kinds, path=path)), "model" if kinds == ("model",) else "hardware"
+    raise Refused(Problem(field=field, expected=f"a known {' or '.join(kinds)}", got=name[:80], hint=hint))
 
 
 def _model(found: profiles.Profile) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from coopt.store import merge as merged
 from coopt.store import saved
 from coopt.store.repair import repair as put_right
 
-ANSWER, PAGE = "answer.json", "report.html"
+PAGE = "report.html"
 
 
 def path_of(run: str, runs: str) -> Path:
@@ -88,17 +88,17 @@ def report(options: Any) -> dict[str, Any]:
 
     path = path_of(options.run, options.runs)
     run = saved.open_run(path)
-    if not (path / ANSWER).is_file():
+    if not (path / saved.ANSWER).is_file():
         raise Refused(
             Problem(
                 file=str(path),
                 expected="a run that reached its first answer",
-                got=f"{len(run.trials.done)} trials done and no {ANSWER}",
+                got=f"{len(run.trials.done)} trials done and no {saved.ANSWER}",
                 hint=f"`coopt resume {options.run}` goes on with it",
             )
         )
     page = Path(options.out) if options.out else path / PAGE
-    write_report({**json.loads(saved.content(path / ANSWER)), "run": str(path)}, page)
+    write_report({**json.loads(saved.content(path / saved.ANSWER)), "run": str(path)}, page)
     if options.serve:
         _serve(page)
     return {"run": str(path), "report": str(page)}

@@ -33,8 +33,8 @@ def errors(problems: Iterable[Problem]) -> dict[str, list[dict[str, Any]]]:
 
 
 def measured(document: Mapping[str, Any]) -> str:
-    """A `measure` document: of another target in tables, of this host field by field."""
-    if "on" not in document:
+    """A `measure` document: of blocks in tables, of a program of the user's own or of peers field by field."""
+    if "on" not in document and "host" not in document:
         return as_text(document)
     from coopt.report import measured as tables
 

@@ -99,7 +99,9 @@ FLAGS = {
     "workers": Flag("how many of the executor's jobs run at once", "COUNT", 2),
     "ray_address": Flag("address of a Ray cluster; without it --executor=ray starts one on this machine"),
     # measuring
-    "program": Flag("your own program, package.module:function; the function returns (step, arguments)"),
+    "program": Flag(
+        "your own program, package.module:function; the function returns (step, arguments), and may take the devices"
+    ),
     "on": Flag(
         "where: local, cpu:8, tpu:v5p:8x8x16 (v4, v5e, v6e, 7x too) or gpu:PROFILE:1x8x8; not local is compiled alone",
         "TEXT",
@@ -109,7 +111,7 @@ FLAGS = {
         "processes that hold one block together: how many to begin here, or auto (with --chips) on each that srun, "
         "mpirun or a TPU slice began"
     ),
-    "part": Flag("what of the model, for another target than local", ("layer", "embedding", "head", "step"), "layer"),
+    "part": Flag("what of the model, for another target than local (layer)", ("layer", "embedding", "head", "step")),
     "xla_flags": Flag("flags of the compiler, for another target than local: '--xla_a=true --xla_b=2'"),
     "seconds": Flag("longest time to spend, s", "NUMBER"),
     "trace": Flag(
@@ -173,7 +175,7 @@ COMMANDS = {
     ),
     "search": Command(
         "the main job: screen candidates, compile and time the best blocks, calibrate, re-rank, report",
-        "coopt.commands.run_report:search",
+        "coopt.commands.watched:search",
         (Word("study", "a study's file; without one, the embedded default study", "?"),),
         ("model", "hardware", "chips", "layout", *WORKLOAD, "measure", "objective", "loss", "batch_penalty", "top")
         + (*PLACE, "resume", "seed", "adversary", "block_seconds", *WHERE),
@@ -205,9 +207,9 @@ COMMANDS = {
     ),
     "measure": Command(
         "compile and time transformer blocks, or a program of your own, on this machine",
-        "coopt.study.verbs:measure",
+        "coopt.commands.watched:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("program", "model", "layout", "seq_len", "global_batch", "on", "part", "xla_flags", "peers", "chips", "out",
+        ("program", "model", "layout", "seq_len", "on", "part", "xla_flags", "peers", "chips", "out",
          "seconds", "block_seconds"),  # fmt: skip
         example="coopt measure --out=measured.json",
         inside=("model", "layout"),
@@ -215,7 +217,7 @@ COMMANDS = {
     ),
     "calibrate": Command(
         "turn measurements into a profile; without any, time the most telling blocks on this machine first",
-        "coopt.study.verbs:calibrate",
+        "coopt.commands.watched:calibrate",
         (Word("measured", "runs, or files written by `coopt measure`", "*"),),
         ("hardware", "from", "on", "out", "runs", "seconds", "block_seconds"),
         example="coopt calibrate measured.json --out=this-host.yaml",
@@ -277,7 +279,7 @@ COMMANDS = {
     ),
     "resume": Command(
         "go on with a run that was stopped or killed",
-        "coopt.commands.run_report:resume",
+        "coopt.commands.watched:resume",
         (RUN,),
         ("runs", "block_seconds", *WHERE),
         example="coopt resume default",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from coopt.spec.nouns import Hardware, Leaf, Ops, Row
-from coopt.tree import struct
+from coopt.tree import replace, struct
 from coopt.xp import at_least, maximum, minimum
 
 COMPUTE = ("matmul", "attention", "elementwise", "gather", "cast")
@@ -35,6 +35,7 @@ class Layer:
     host: Leaf = 0.0  # share of host transfers that shows
     time: Leaf = 0.0
     links: tuple[Leaf, ...] = ()  # s that its collectives take of each tier
+    unmet: Leaf = 0.0  # s that it takes longer where no other micro-batch is computed meanwhile
 
 
 def total(rows: tuple[Row, ...], busy: tuple[Busy, ...], scope: str, *, groups: tuple[str, ...] | None) -> Leaf:
@@ -73,6 +74,24 @@ class Hidden:
     share: Leaf = 0.0
     links: tuple[Leaf, ...] = ()
     cores: Leaf = 0.0  # share of the cores that it takes meanwhile
+    sure: Leaf = 0.0  # further seconds, all of which may, before or after these
+    sure_links: tuple[Leaf, ...] = ()
+
+    @property
+    def may(self) -> Leaf:
+        """Seconds that may hide."""
+        seconds = self.share * self.time
+        return seconds + self.sure if self.sure_links else seconds
+
+    @property
+    def all(self) -> Leaf:
+        """Seconds in all."""
+        return self.time + self.sure if self.sure_links else self.time
+
+    def on(self, tier: int) -> Leaf:
+        """Seconds of those on the link of a tier."""
+        links = self.share * self.links[tier] if self.links else 0.0
+        return links + self.sure_links[tier] if self.sure_links else links
 
 
 def longer(window: Leaf, *kinds: Hidden, under: tuple[Leaf, ...] = ()) -> Leaf:
@@ -88,13 +107,11 @@ def longer(window: Leaf, *kinds: Hidden, under: tuple[Leaf, ...] = ()) -> Leaf:
     >>> [float(longer(4.0, *kinds)) for kinds in ((near,), (near, far), (near, near))]
     [0.0, 0.0, 2.0]
     """
-    busiest = [kind.share * kind.time for kind in kinds]
+    busiest = [kind.may for kind in kinds]
     for tier in range(max((len(kind.links) for kind in kinds), default=0)):
-        sent = sum((kind.share * kind.links[tier] for kind in kinds if kind.links), under[tier] if under else 0.0)
+        sent = sum((kind.on(tier) for kind in kinds if kind.links), under[tier] if under else 0.0)
         busiest.append(sent)
-    return maximum(
-        sum((kind.cores * kind.share * kind.time for kind in kinds), 0.0), functools.reduce(maximum, busiest) - window
-    )
+    return maximum(sum((kind.cores * kind.may for kind in kinds), 0.0), functools.reduce(maximum, busiest) - window)
 
 
 def shows(window: Leaf, *kinds: Hidden, under: tuple[Leaf, ...] = ()) -> tuple[Leaf, tuple[Leaf, ...]]:
@@ -102,8 +119,13 @@ def shows(window: Leaf, *kinds: Hidden, under: tuple[Leaf, ...] = ()) -> tuple[L
     than the window, in proportion.
     """
     beyond = longer(window, *kinds, under=under)
-    part = ratio(beyond, sum((kind.share * kind.time for kind in kinds), 0.0))
-    shares = tuple(1.0 - kind.share + kind.share * part for kind in kinds)
+    part = ratio(beyond, sum((kind.may for kind in kinds), 0.0))
+    shares = tuple(
+        ratio((1.0 - kind.share) * kind.time + part * kind.may, kind.all)
+        if kind.sure_links
+        else 1.0 - kind.share + kind.share * part
+        for kind in kinds
+    )
     return beyond + sum(((1.0 - kind.share) * kind.time for kind in kinds), 0.0), shares
 
 
@@ -113,6 +135,41 @@ def ratio(part: Leaf, whole: Leaf) -> Leaf:
 
 
 def layer_time(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...]) -> Layer:
+    """The mean layer and micro-batch of a stage: compute, what shows of communication, and waiting for the host.
+
+    Where micro-batches are paired, all of the expert collectives of one may hide behind the computing of another, on
+    its way back: of m micro-batches m - 1 meet another.
+    """
+    alone = _layer(ops, hardware, busy, paired=0.0)
+    if isinstance(ops.paired, float) and ops.paired == 0.0:
+        return alone
+    met, one = _layer(ops, hardware, busy, paired=ops.paired), 1.0 / ops.micro_batches
+    mean = {
+        field: one * getattr(alone, field) + (1.0 - one) * getattr(met, field)
+        for field in ("dispatch", "tensor", "data", "host", "time")
+    }
+    return replace(alone, **mean, unmet=at_least(alone.time - mean["time"], 0.0))
+
+
+def _others(ops: Ops, busy: tuple[Busy, ...], paired: Leaf) -> Hidden:
+    """Context and expert collectives of a layer; of those of experts, `paired` may hide for sure."""
+
+    def both(*groups: str) -> tuple[Leaf, tuple[Leaf, ...]]:
+        return total(ops.rows, busy, "layer", groups=groups), linked(ops.rows, busy, "layer", groups=groups)
+
+    if isinstance(paired, float) and paired == 0.0:
+        time, links = both("context", "expert")
+        return Hidden(time=time, links=links)
+    (near, context), (time, expert), left = both("context"), both("expert"), 1.0 - paired
+    return Hidden(
+        time=near + left * time,
+        links=tuple(a + left * b for a, b in zip(context, expert, strict=True)),
+        sure=paired * time,
+        sure_links=tuple(paired * b for b in expert),
+    )
+
+
+def _layer(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], *, paired: Leaf) -> Layer:
     """One layer and micro-batch: compute, what shows of each kind of communication, and waiting for the host.
 
     Context and expert collectives, those of tensor parallelism where the layout overlaps them, weight gathering and
@@ -122,13 +179,13 @@ def layer_time(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...]) -> Layer:
     rows, cores = ops.rows, hardware.stolen
     compute = total(rows, busy, "layer", groups=None)
     blocking = total(rows, busy, "layer", groups=("tensor",))
-    others = total(rows, busy, "layer", groups=("context", "expert"))
     own, further = (linked(rows, busy, "layer", groups=groups) for groups in (("tensor",), ("context", "expert")))
-    gathers = linked(rows, busy, "layer", groups=("data",))
-    able = Hidden(
-        time=ops.overlap * blocking + others,  # what may hide at all
+    gathers, others = linked(rows, busy, "layer", groups=("data",)), _others(ops, busy, paired)
+    able = replace(
+        others,
+        time=ops.overlap * blocking + others.time,  # what may hide at all
         share=hardware.hide_tensor,
-        links=tuple(ops.overlap * a + b for a, b in zip(own, further, strict=True)),
+        links=tuple(ops.overlap * a + b for a, b in zip(own, others.links, strict=True)),
         cores=cores,
     )
     data = Hidden(
@@ -148,7 +205,7 @@ def layer_time(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...]) -> Layer:
     return Layer(
         compute=compute,
         dispatch=dispatch,
-        tensor=ratio(waited + of_able * able.time, blocking + others),
+        tensor=ratio(waited + of_able * able.all, blocking + others.all),
         data=of_data,
         host=of_host,
         time=device + dispatch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coopt.spec.nouns import TYPE_BYTES, TYPES, Hardware, Leaf, Row
-from coopt.xp import at_least, choose, sqrt
+from coopt.xp import always, at_least, choose, sqrt, where
 
 # Types at least eight bits narrower than the widest share an efficiency in the profile; a zero peak is `cannot`.
 TINY = 1e-30
@@ -33,7 +33,7 @@ def matmul_time(hardware: Hardware, row: Row) -> Leaf:
     filling the pipeline. With w = batch m' n' / (tile_m tile_n cores) waves and s = tile_k / (k + tile_k):
 
         compute = sqrt(w^2 + s^2) cores tile_m tile_n 2 (k + depth) / (efficiency peak)
-        time = sqrt(compute^2 + memory^2)
+        time = sqrt(compute^2 + memory^2) / (batched, where there are several)
 
     Against measured GEMMs (m >= 64, over 10 us, held out) this form is within 7-11% on three GPU generations.
     """
@@ -44,7 +44,8 @@ def matmul_time(hardware: Hardware, row: Row) -> Leaf:
     sliced = hardware.tile_k / (row.k + hardware.tile_k)
     rate = at_least(peak(hardware, row.type) * choose(row.type, hardware.matmul), 1.0)
     compute = root_sum(waves, sliced) * (2.0 * area) * (row.k + hardware.depth) / rate
-    return root_sum(compute, blocked_time(hardware, row))
+    time = root_sum(compute, blocked_time(hardware, row))
+    return time if always(hardware.batched, 1.0) else time / where(row.batch > 1.5, hardware.batched, 1.0)
 
 
 def blocked_time(hardware: Hardware, row: Row) -> Leaf:

@@ -12,12 +12,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from coopt.fit.rows import number
-from coopt.spec.nouns import PRECISIONS, RECOMPUTE, TRANSPORTS, LayerKind, Layout, Model, Precision, Workload, training
+from coopt.spec.nouns import (
+    PRECISIONS,
+    RECOMPUTE,
+    SCHEDULES,
+    TRANSPORTS,
+    LayerKind,
+    Layout,
+    Model,
+    Precision,
+    Workload,
+    training,
+)
 from coopt.tree import replace
 
 # MLA sizes are not among the columns: DeepSeek-V2/V3 and Kimi share them. Source: the models' config.json.
 MLA = {"kv_rank": 512.0, "rope_dim": 64.0, "head_dim": 128.0, "v_dim": 128.0}
 MLA_QUERY_RANK = 1536.0
+# Nor is how far a token may go: experts in groups, and of how many groups one token's are, of so many experts.
+GROUPS = {256.0: (8.0, 4.0), 160.0: (8.0, 3.0)}  # DeepSeek-V3 and V2, config.json: n_group, topk_group
 
 
 def model(row: Mapping[str, str], practice: Mapping[str, Any]) -> Model:
@@ -66,6 +79,7 @@ def _kinds(row: Mapping[str, str], dense: LayerKind) -> tuple[LayerKind, ...]:
     if experts > 0:
         first = number(row, "dense_layers", 0.0)
         wide = number(row, "moe_d_ff", plain.d_ff)
+        groups, most = GROUPS.get(experts, (1.0, 1.0)) if attention == "mla" else (1.0, 1.0)
         sparse = replace(
             dense,
             feedforward="moe",
@@ -75,6 +89,8 @@ def _kinds(row: Mapping[str, str], dense: LayerKind) -> tuple[LayerKind, ...]:
             d_expert=wide,
             shared=number(row, "shared_experts", 0.0),
             d_shared=wide,
+            groups=groups,
+            top_groups=most,
         )
         kinds = (replace(dense, count=first), sparse) if first > 0 else (sparse,)
     if "swa128" in attention:  # every second layer sees 128 tokens
@@ -142,17 +158,36 @@ def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout,
         sp=sp,
         zero=zero,
         recompute=float(RECOMPUTE.index("full" if kept == "offload" else kept)),
+        **_said(row, notes),
         fused_attention=fused,
         fused_loss=float(practice.get("fused_loss", 1)),
         traced=float(practice.get("traced", 0)),
         offload=offload,
-        overlap=0.0 if plain else float(practice.get("overlap", 0)),
+        overlap=0.0 if plain else float("AsyncTP" in row.get("notes", "") or practice.get("overlap", 0)),
         late=float(practice.get("late", 0)),
         **_backward(row, practice, notes),
         pieces=float(practice.get("pieces", 1)),
         **_experts(row, practice, notes),
         precision=_recipe(row, PRECISIONS[name], practice),
     ), tuple(notes)
+
+
+# What notes say in words, as fields of a layout.
+SAID = {
+    "DualPipe": {"dualpipe": 1.0, "paired": 1.0},
+    "zero-bubble": {"schedule": float(SCHEDULES.index("zero-bubble"))},
+    "1F1B overlap": {"paired": 1.0},  # expert collectives under another micro-batch
+    "norms recomputed": {"recompute_norm": 1.0},
+    "activation functions recomputed": {"recompute_act": 1.0},
+    "up-projections recomputed": {"recompute_up": 1.0},
+}
+
+
+def _said(row: Mapping[str, str], notes: list[str]) -> dict[str, float]:
+    """Fields of a layout that the row's notes give in the words of `SAID`."""
+    found = [words for words in SAID if words in row.get("notes", "")]
+    notes.extend(f"{words}, by the notes" for words in found)
+    return {field: value for words in found for field, value in SAID[words].items()}
 
 
 def _backward(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[str]) -> dict[str, float]:
@@ -201,12 +236,18 @@ def _experts(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[st
             notes.append(f"captured graphs assumed (container {since} or later)")
         forced = "forced balanced" in row.get("notes", "")
         return {
-            "transport": float(TRANSPORTS.index(practice.get("transport", "all-to-all"))),
+            "transport": float(TRANSPORTS.index(_transport(row, practice))),
             "imbalance": 1.0 if forced else float(practice.get("imbalance", 1.0)),
             "graphs": 1.0 if captured else 0.0,
         }
     notes.append("capacity 1 and captured graphs assumed (tokendrop)")
     return {"capacity": 1.0, "graphs": 1.0}
+
+
+def _transport(row: Mapping[str, str], practice: Mapping[str, Any]) -> str:
+    """How tokens travel: by the library that the notes name, else as the stack has it."""
+    once = any(name in row.get("notes", "") for name in ("DeepEP", "HybridEP"))
+    return "deduplicated" if once else practice.get("transport", "all-to-all")
 
 
 def _chunks(row: Mapping[str, str], practice: Mapping[str, Any], notes: list[str]) -> float:

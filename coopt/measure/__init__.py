@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import Any
+from typing import Any, cast
 
 import jax
 
 from coopt import workers
-from coopt.measure.jobs import block_job
+from coopt.measure.jobs import block_job, finite
+from coopt.measure.measurement import Measurement
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import Layout, Model
 
 JOB = "coopt.measure.job"
 DEVICE = "local-device"  # the lease: one process at a time times on this host
 ISOLATION = ("process", "none")
+__all__ = ["Measurement", "holds_accelerator", "measure"]
 
 
 def measure(
@@ -31,7 +33,7 @@ def measure(
     deadline_s: float = 300.0,
     isolation: str | None = None,
     **more: Any,
-) -> dict[str, Any]:
+) -> Measurement:
     """One block of a model as a layout cuts it, compiled and timed here by JAX: forward, and forward with backward.
 
     The measurement is plain JSON: `outcome` (ok, noisy, infeasible-memory, compile-error, timeout, crashed,
@@ -46,7 +48,8 @@ def measure(
       isolation: process, a child that is killed at the deadline; none, this very process, under a watchdog. Left out,
         it is a child unless this process already holds an accelerator, which a child would find taken.
       more: further fields of the job: part (layer, embedding, head), layer (which kind), budget_s (of timing alone),
-        target (local, or one to compile for, such as cpu:8 or tpu:v5e:2x4).
+        target (local, or one to compile for, such as cpu:8 or tpu:v5e:2x4; of a TPU `schedule` has the cycles, which
+        `coopt measure --on` turns into seconds).
 
     Raises:
       Refused: a job that cannot be done as it is written, with every reason.
@@ -59,15 +62,11 @@ def measure(
         outcome = executor.run(workers.Job(f"{JOB}:run_job", job, deadline_s, lease=DEVICE))
     answer = outcome.result or {}
     phases = answer.get("phases", {})
-    return {
-        **answer,
-        "outcome": outcome.status,
-        "message": outcome.message,
-        "isolation": outcome.isolation,
-        "seconds": outcome.seconds,
-        **{name: phases.get(name, {}) for name in ("forward", "forward_backward")},
-        "job": job,
-    }
+    ended = {name: getattr(outcome, name) for name in ("message", "phase", "signal", "isolation", "seconds")}
+    if outcome.status == "infeasible-memory":
+        ended |= finite({name: getattr(outcome, name) for name in ("wanted", "available", "suspected")})
+    both = {name: phases.get(name, {}) for name in ("forward", "forward_backward")}
+    return cast(Measurement, {**answer, "outcome": outcome.status, **ended, **both, "job": job})
 
 
 def holds_accelerator() -> bool:

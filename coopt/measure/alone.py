@@ -23,7 +23,8 @@ from coopt.measure.schedule import Product, schedule
 from coopt.measure.sweep import Operation, program_of
 from coopt.problems import Problem, Refused
 
-TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16, "f16": jnp.float16, "s8": jnp.int8, "s32": jnp.int32}
+TYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16, "f16": jnp.float16, "f8e4m3fn": jnp.float8_e4m3fn, "s8": jnp.int8,
+         "s32": jnp.int32}  # fmt: skip
 
 
 def products_job(job: dict, report: Callable[[str], None]) -> dict:

@@ -78,17 +78,18 @@ class Layer(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, sequence, d_model) to the same."""
         # With sequence parallelism the norms work on slices of the sequence; products take it whole, by a gather here.
+        # Where the stream is cut along its width instead, the partitioner gathers it where products need it.
         # The scopes carry the names of the rows of a cost table, so that a trace can be laid beside it.
         with jax.named_scope("attn.norm"):
-            y = self.constrain(self.mixer_norm(x), "batch", "sequence", None)
+            y = self.constrain(self.mixer_norm(x), "batch", "sequence", "width")
         y = self.mixer(y)
         with jax.named_scope("attn.residual"):
-            x = self.constrain(x + (self.mixer_after(y) if self.sandwich else y), "batch", "residual", None)
+            x = self.constrain(x + (self.mixer_after(y) if self.sandwich else y), "batch", "residual", "width")
         with jax.named_scope("mlp.norm"):
-            y = self.constrain(self.feedforward_norm(x), "batch", "sequence", None)
+            y = self.constrain(self.feedforward_norm(x), "batch", "sequence", "width")
         y = self.feedforward(y)
         with jax.named_scope("mlp.residual"):
-            return self.constrain(x + (self.feedforward_after(y) if self.sandwich else y), "batch", "residual", None)
+            return self.constrain(x + (self.feedforward_after(y) if self.sandwich else y), "batch", "residual", "width")
 
 
 class Embedding(nnx.Module):
@@ -106,7 +107,7 @@ class Embedding(nnx.Module):
             x = self.embedding[...].astype(self.formats.activation)[tokens]
             if self.positions is not None:
                 x = x + self.positions[: tokens.shape[1]].astype(self.formats.activation)
-            return self.constrain(x, "batch", "residual", None)
+            return self.constrain(x, "batch", "residual", "width")
 
 
 class Head(nnx.Module):

@@ -1,4 +1,4 @@
-"""Whether a sharded block computes what the same block computes on one device: once for each candidate."""
+"""Whether a block computes what it says: each candidate that is timed or cut, once, against one device in float64."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from coopt.measure.candidate import Candidate, backward, build, fill
-from coopt.measure.compile import Compiled
-from coopt.measure.formats import Formats
+from coopt.measure.compile import Compiled, memory_of
+from coopt.measure.formats import Formats, formats_of
 from coopt.spec.nouns import Layout, Model
 
 # Relative error of the norm that rounding explains: about ten times what correct blocks show in each format.
 TOLERANCE = {"float64": 1e-9, "float32": 2e-4, "bfloat16": 6e-2, "float16": 1e-2}
+QUANTISED = {"int8": 0.1, "float8_e4m3fn": 0.2}  # the same where operands of products are rounded to 8 bits
 ROUTED = 4.0  # times as much where a router chooses: one token that goes elsewhere moves a whole row
-DOUBLE = Formats(
-    linear=jnp.dtype("float64"),
-    attention=jnp.dtype("float64"),
-    head=jnp.dtype("float64"),
-    activation=jnp.dtype("float64"),
-    weight=jnp.dtype("float64"),
-    precision=jax.lax.Precision.HIGHEST,
-)
+MOST = {"cpu": 2e11}  # FLOPs of a reference that is computed: about a second of two cores
+MOST_ELSEWHERE = 2e13  # of other platforms
+
+
+def exactly(name: str) -> Formats:
+    """Everything in one type, with products as exact as it allows."""
+    return Formats(*(jnp.dtype(name),) * 5, precision=jax.lax.Precision.HIGHEST)
+
+
+DOUBLE = exactly("float64")
+
+
+class Unaffordable(Exception):
+    """No reference is computed: it says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,28 +49,47 @@ class Agreement:
 
 
 def agreement(
-    candidate: Candidate, compiled: Compiled, model: Model, layout: Layout, *, layer: int, seq_len: int, seed: int = 0
-) -> Agreement:
+    candidate: Candidate, compiled: Compiled, model: Model, layout: Layout, *, layer: int, seq_len: int, seed: int = 0,
+    flops: float = 0.0, available: float = np.inf,
+) -> Agreement:  # fmt: skip
     """Runs the compiled `counted` backward program once, and an unsharded reference on one device with equal values.
 
-    The reference computes in float64. With a router it computes in the block's own formats: a token whose two best
-    experts are closer than the rounding goes elsewhere in float64, which is no mistake.
+    The reference computes in float64, on a TPU, which has none, in exact float32. With a router it computes in the
+    block's own formats: a token whose two best experts are closer than the rounding goes elsewhere in float64, which is
+    no mistake.
+
+    Args:
+      flops: of the candidate on all its devices together.
+      available: bytes that the reference may take.
+
+    Raises:
+      Unaffordable: the reference takes too many FLOPs, or more memory than there is.
     """
-    found = _results(compiled.program, candidate, seed, counted=True)
+    device = (candidate.mesh.devices.flat[0],)
     routed = candidate.part == "layer" and model.kinds[layer].feedforward == "moe"
+    if flops > MOST.get(device[0].platform, MOST_ELSEWHERE):
+        raise Unaffordable(f"a reference of {flops:.2g} FLOPs takes too long here")
+    if routed and candidate.mesh.size == 1:
+        raise Unaffordable("the reference of a routed block, in its own formats on one device, is the block")
+    found = _results(compiled.program, candidate, seed, counted=True)
     alone = dataclasses.replace(
         layout, tp=1.0, cp=1.0, dp=1.0, fsdp=1.0, ep=1.0, sp=0.0, micro_batch=layout.micro_batch * layout.dp
     )
     options = {"part": candidate.part, "layer": layer, "seq_len": seq_len}
-    device = (candidate.mesh.devices.flat[0],)
-    with jax.enable_x64(not routed):
-        reference = build(model, alone, devices=device, formats=None if routed else DOUBLE, **options)
+    exact = "float32" if device[0].platform == "tpu" else "float64"
+    with jax.enable_x64(not routed and exact == "float64"):
+        reference = build(model, alone, devices=device, formats=None if routed else exactly(exact), **options)
         function, arguments, _ = backward(reference)
-        values = _arguments(reference, arguments, seed)
-        expected = _leaves(jax.jit(function)(*values))
+        program = jax.jit(function).lower(*arguments).compile()
+        wanted = memory_of(program.memory_analysis()).get("total", 0.0)
+        if wanted > available:
+            raise Unaffordable(f"a reference of {wanted:.3g} B does not fit into {available:.3g} B")
+        expected = _leaves(program(*_arguments(reference, arguments, seed)))
     formats = {str(leaf.dtype) for leaf in jax.tree.leaves((candidate.weights, candidate.output))}
-    tolerance = max(TOLERANCE[name] for name in formats) * (ROUTED if routed else 1.0)
-    return compare(found, expected, tolerance=tolerance, reference="own format" if routed else "float64")
+    quantised = formats_of(layout.precision).quantised
+    tolerance = QUANTISED[str(quantised)] if quantised and not routed else max(TOLERANCE[name] for name in formats)
+    tolerance *= ROUTED if routed else 1.0
+    return compare(found, expected, tolerance=tolerance, reference="own format" if routed else exact)
 
 
 def compare(

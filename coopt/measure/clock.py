@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from coopt.measure import trace
+from coopt.measure import energy, trace
 from coopt.measure.load import foreign_load
 from coopt.measure.statistics import UNSTABLE, drift, median_interval, scaling, slopes, spread
 
@@ -31,6 +31,7 @@ TRACED = 0.3  # share of the budget in which the device's own record is taken
 MOST_TRACED = 64  # runs
 MISSING = 0.6  # share of the host's time below which a device's record must be missing operations
 BEYOND = 1.5  # times the host's time above which it is another program's
+THROTTLED = 0.9  # of the device's clock at the start, below which a sample is thrown away
 FOREIGN = 0.1  # share of the processors that others may use while something is timed
 
 
@@ -52,8 +53,10 @@ class Timing:
     kind: str = "clock"
     foreign: float = math.nan  # share of the processors that others used meanwhile
     processor: float = math.nan  # s of this process's processors, over all threads: the least of the repetitions
+    clock: float = math.nan  # Hz, of the device meanwhile, where it says: median of the samples that count
+    throttled: int = 0  # samples thrown away, of a device that had slowed its clock down
     caches: str = "warm"  # repetitions follow each other and find what the last one left; there is no cold mode to mix
-    flags: tuple[str, ...] = ()  # unstable, few-samples, drift, dispatch-bound, not-repeated, foreign-load
+    flags: tuple[str, ...] = ()  # unstable, few-samples, drift, dispatch-bound, not-repeated, throttled, foreign-load
 
 
 def timed(
@@ -66,7 +69,7 @@ def timed(
     """
     watched, spent = _processor(timer)
     with foreign_load() as foreign:
-        timing = estimate(watched, budget_s=(1.0 - TRACED) * budget_s, floor=floor, attempts=attempts)
+        timing = estimate(watched, budget_s=(1.0 - TRACED) * budget_s, floor=floor, attempts=attempts, hertz=_hertz())
         repetitions = max(1, min(MOST_TRACED, int(TRACED * budget_s / max(timing.time, floor))))
         seen = trace.traced(lambda: timer(repetitions))
     timing = by_device(timing, seen.spans, runs=repetitions * seen.devices)
@@ -74,6 +77,12 @@ def timed(
     if timing.foreign > FOREIGN:
         timing = dataclasses.replace(timing, flags=(*timing.flags, "foreign-load"))
     return timing, seen
+
+
+def _hertz() -> Callable[[], float]:
+    """The clock of the attached GPU, Hz; NaN of other devices, and where there is no NVML."""
+    board = energy.board() if jax.default_backend() == "gpu" else None
+    return board.clock if board else lambda: math.nan
 
 
 def _processor(timer: Callable[[int], float]) -> tuple[Callable[[int], float], list[float]]:
@@ -107,7 +116,8 @@ def by_device(clocked: Timing, spans: Sequence[float], *, runs: int) -> Timing:
     middle = float(np.median(spans))
     if not MISSING * clocked.time - DISPATCH_BOUND * clocked.floor <= middle <= BEYOND * clocked.time:
         return clocked
-    return _timing(spans, clocked.scaling, floor=clocked.floor, repetitions=1, estimator="device")
+    found = _timing(spans, clocked.scaling, floor=clocked.floor, repetitions=1, estimator="device")
+    return dataclasses.replace(found, clock=clocked.clock, throttled=clocked.throttled)
 
 
 def estimate(
@@ -117,22 +127,24 @@ def estimate(
     floor: float,
     attempts: int = 1,
     now: Callable[[], float] = time.perf_counter,
+    hertz: Callable[[], float] = lambda: math.nan,
 ) -> Timing:
     """Seconds a repetition from `timer(k)`, the seconds that k dependent repetitions took.
 
     Warms up until three timings agree within 5% (at most 3 s or a third of the budget). Work of at least 50 dispatch
     floors is timed singly, with a few doubled timings as a check; shorter work by the slope between k and 2k
     repetitions, which no fixed cost can enter. An unstable series is taken again, up to `attempts` times; the
-    steadiest is kept, and stays marked.
+    steadiest is kept, and stays marked. Samples during which `hertz`, the device's clock, was below 0.9 of the first
+    are thrown away and counted, unless fewer than six are left: then they stay, marked `throttled`.
     """
     once = _warm(timer, min(3.0, budget_s / 3.0), now)
     best = Timing()
     for _ in range(max(1, attempts)):
         if once >= DIRECT * floor:
-            result = _direct(timer, budget_s, floor, now)
+            result = _direct(timer, budget_s, floor, now, hertz)
         else:
             repetitions = min(1000, max(1, math.ceil(2.0 * DIRECT * floor / once)))
-            result = _slope(timer, repetitions, budget_s, floor, now)
+            result = _slope(timer, repetitions, budget_s, floor, now, hertz)
         if not best.samples or result.spread < best.spread:
             best = result
         if "unstable" not in best.flags:
@@ -151,29 +163,30 @@ def _warm(timer, limit_s, now) -> float:
             return min(last)
 
 
-def _direct(timer, budget_s, floor, now) -> Timing:
+def _direct(timer, budget_s, floor, now, hertz) -> Timing:
     started = now()
-    single, double = [], []
+    single, double, clocks = [], [], []
     while _more(len(single), now() - started, budget_s):
         single.append(timer(1))
+        clocks.append(hertz())
         if len(double) < DOUBLES:
             double.append(timer(2))
     grown = scaling(single[: len(double)], double, repetitions=(1, 2))
-    return _timing(single, grown, floor=floor, repetitions=1, estimator="direct")
+    return _timing(single, grown, floor=floor, repetitions=1, estimator="direct", clocks=clocks)
 
 
-def _slope(timer, repetitions, budget_s, floor, now) -> Timing:
+def _slope(timer, repetitions, budget_s, floor, now, hertz) -> Timing:
     started = now()
-    short, long = [], []
+    short, long, clocks = [], [], []
     while _more(len(short), now() - started, budget_s):
         # Which of the two goes first alternates, so that a drift does not enter the slope.
         for count in (1, 2) if len(short) % 2 == 0 else (2, 1):
             (short if count == 1 else long).append(timer(count * repetitions))
+        clocks.append(hertz())
     counts = (repetitions, 2 * repetitions)
     grown = scaling(short, long, repetitions=counts)
-    return _timing(
-        slopes(short, long, repetitions=counts), grown, floor=floor, repetitions=repetitions, estimator="slope"
-    )
+    each = slopes(short, long, repetitions=counts)
+    return _timing(each, grown, floor=floor, repetitions=repetitions, estimator="slope", clocks=clocks)
 
 
 def _more(taken: int, spent: float, budget_s: float) -> bool:
@@ -184,8 +197,13 @@ def _more(taken: int, spent: float, budget_s: float) -> bool:
 
 
 def _timing(
-    samples: Sequence[float] | np.ndarray, grown: float, *, floor: float, repetitions: int, estimator: str
-) -> Timing:
+    samples: Sequence[float] | np.ndarray, grown: float, *, floor: float, repetitions: int, estimator: str,
+    clocks: Sequence[float] = (),
+) -> Timing:  # fmt: skip
+    at = np.array(clocks if len(clocks) else np.full(len(samples), math.nan))
+    slowed = at < THROTTLED * at[0] if len(at) else np.zeros(0, bool)
+    enough = len(samples) - slowed.sum() >= LEAST
+    samples, at = (np.asarray(each)[~slowed] if enough else np.asarray(each) for each in (samples, at))
     low, high, coverage = median_interval(samples)
     middle = float(np.median(samples))
     noise, trend = spread(samples), drift(samples)
@@ -195,6 +213,7 @@ def _timing(
         "drift": len(samples) >= LEAST and abs(trend) > DRIFT,
         # What the device spent is true however long the call took.
         "dispatch-bound": middle < DISPATCH_BOUND * floor and estimator != "device",
+        "throttled": bool(slowed.any()) and not enough,
         "not-repeated": middle <= 0.0 or not SCALING[0] <= grown <= SCALING[1],
     }
     return Timing(
@@ -209,6 +228,8 @@ def _timing(
         repetitions=repetitions,
         estimator=estimator,
         floor=floor,
+        clock=float(np.median(at)) if len(at) else math.nan,
+        throttled=int(slowed.sum()),
         flags=tuple(name for name, raised in flags.items() if raised),
     )
 
@@ -246,7 +267,8 @@ def verdict(flags: Sequence[str]) -> dict[str, str]:
         return {"outcome": "wrong-result", "message": f"a timing that cannot be true: {said}"}
     if "not-repeated" in said:
         return {"outcome": "noisy", "message": f"a timing that cannot be true: {said}"}
-    return {"outcome": "noisy", "message": said} if "unstable" in said or "foreign-load" in said else {}
+    noisy = any(flag in said for flag in ("unstable", "foreign-load", "throttled"))
+    return {"outcome": "noisy", "message": said} if noisy else {}
 
 
 def counted(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from coopt.problems import Problem, Refused
 from coopt.spec.nouns import TYPES, Precision
 
 DTYPES = {"fp32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
-QUANTISED = {"int8": jnp.int8}  # products with weights alone, from operands in bf16
+QUANTISED = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn}  # products with weights alone, from operands in bf16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,19 @@ def formats_of(recipe: Precision) -> Formats:
         precision=jax.lax.Precision.HIGHEST if names["linear"] == "fp32" else jax.lax.Precision.DEFAULT,
         quantised=jnp.dtype(quantised) if quantised else None,
     )
+
+
+def emulated(formats: Formats, platform: str) -> tuple[str, ...]:
+    """A sentence where a platform has no products of the type that a recipe asks for, and computes them otherwise.
+
+    >>> from coopt.spec.nouns import PRECISIONS
+    >>> emulated(formats_of(PRECISIONS["fp8"]), "cpu"), emulated(formats_of(PRECISIONS["int8"]), "cpu")
+    (('products of float8_e4m3fn are computed in a wider type: CPUs have none',), ())
+    """
+    whole = formats.quantised is None or jnp.issubdtype(formats.quantised, jnp.integer)
+    if platform != "cpu" or whole:
+        return ()
+    return (f"products of {formats.quantised} are computed in a wider type: CPUs have none",)
 
 
 _HINT = "blocks in this format are not built; measure in bf16 and let calibration scale it"

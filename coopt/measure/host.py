@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,12 +22,20 @@ from coopt.measure.jobs import real
 
 SIZES = (256, 512, 1024, 2048)
 FORMATS = ("fp32", "bf16")
+BUS = Path("/sys/bus/pci/devices")
+VENDORS = {"0x10de": ("NVIDIA's GPUs", "'jax[cuda13]'"), "0x1ae0": ("Google's TPUs", "'jax[tpu]'")}
+HOST_SIDE = ("0x01", "0x02", "0x04", "0x06", "0x0c")  # PCI classes: disks, networks, sound, bridges, USB
 TRIAD = 1 << 24  # elements an array of the memory test: 64 MiB in float32, beyond any cache
 
 
 def profile_job(job: dict, report: Callable[[str], None]) -> dict:
     """A `host` job: see `profile`."""
     return {"outcome": "ok"} | profile(budget_s=real(job, "budget_s", 6.0), report=report)
+
+
+def probe(payload: dict) -> dict:
+    """The smallest job that the device itself has to answer."""
+    return {"outcome": "ok", "two": float(jax.block_until_ready(jnp.ones(()) + jnp.ones(())))}
 
 
 def profile(*, budget_s: float = 6.0, report: Callable[[str], None] = lambda phase: None) -> dict:
@@ -62,6 +71,7 @@ def profile(*, budget_s: float = 6.0, report: Callable[[str], None] = lambda pha
         "matmul": rates,
         "bandwidth": bandwidth,
         "dispatch": {"time": floor},
+        "unused": unused(device.platform),
     }
 
 
@@ -74,6 +84,34 @@ def cores() -> int:
         return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
     except (OSError, ValueError):
         return allowed
+
+
+def accelerators() -> list[str]:
+    """Accelerators on this machine's bus by their PCI numbers, `vendor:device`, whether JAX uses them or not."""
+    found = []
+    for device in sorted(BUS.glob("*")):
+        try:
+            vendor, number, kind = ((device / name).read_text().strip() for name in ("vendor", "device", "class"))
+        except OSError:
+            continue
+        if vendor in VENDORS and not kind.startswith(HOST_SIDE):
+            found.append(f"{vendor[2:]}:{number[2:]}")
+    return found
+
+
+def unused(platform: str) -> str:
+    """A sentence about an accelerator that is here and was not used; nothing where there is none, or one was asked for.
+
+    Without its plugin, or while another process holds it, JAX takes the CPU and says little.
+    """
+    here = accelerators()
+    if platform != "cpu" or not here or os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME"):
+        return ""
+    name, extra = VENDORS["0x" + here[0].partition(":")[0]]
+    return (
+        f"this machine has {len(here)} of {name} and JAX used the CPU: `pip install {extra}` brings what it lacks, or "
+        "another process (a notebook?) holds the device; JAX_PLATFORMS=cpu says that the CPU is meant"
+    )
 
 
 def processor() -> str:

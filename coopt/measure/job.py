@@ -39,7 +39,8 @@ from coopt.measure import (
     train,
 )
 from coopt.measure import candidate as candidates
-from coopt.measure.check import agreement
+from coopt.measure.check import Unaffordable, agreement
+from coopt.measure.formats import emulated, formats_of
 from coopt.measure.jobs import finite, layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
 from coopt.problems import Problem, Refused
@@ -49,7 +50,7 @@ COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed texts "
     "flags energy cache",
-    "program": "program budget_s attempts peak_flops memory seed cache",
+    "program": "program target budget_s attempts peak_flops chip memory seed texts flags cache",
     "host": "budget_s cache",
     "step": "model layout seq_len layers target texts flags cache",
     "products": "target sizes elementwise texts cache",
@@ -88,7 +89,7 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
     # has the types that its author gave it.
     with contextlib.nullcontext() if kind == "program" else jax.enable_x64(False), _cache_failures() as failed:
         answer = run(job, report)
-    return finite({"versions": compile.versions()} | answer | ({"cache_failures": failed} if failed else {}))
+    return finite({"versions": compile.toolchain()} | answer | ({"cache_failures": failed} if failed else {}))
 
 
 @contextlib.contextmanager
@@ -137,7 +138,7 @@ def _block(job: dict, report: Report) -> dict:
         "chips": built.mesh.size,
         "parameters": parameters(built.weights),
         "tokens": math.prod(built.inputs[0].shape[:2]),
-        "assumed": list(built.assumed),
+        "assumed": [*built.assumed, *emulated(formats_of(layout.precision), target.platform)],
         "phases": {name: compile.said(one) for name, one in compiled.items()},
     }
     both = compiled["forward_backward"]
@@ -159,14 +160,26 @@ def _block(job: dict, report: Report) -> dict:
             )
     if not target.runs:
         return answer
-    if not own and job.get("check", built.mesh.size > 1):
+    timed = real(job, "budget_s", 1.0) > 0
+    if not own and job.get("check", timed or built.mesh.size > 1):
         report("check")
-        agreed = agreement(built, both, model, layout, layer=layer, seq_len=seq_len, seed=whole(job, "seed", 0))
-        answer["check"] = dataclasses.asdict(agreed)
-        if not agreed.agrees:
-            message = f"{agreed.where} differs from the {agreed.reference} reference by {agreed.worst:.2g} of its norm"
-            return answer | {"outcome": "wrong-result", "message": message}
-    return _timed(answer, job, built, compiled, report) if real(job, "budget_s", 1.0) > 0 else answer
+        answer |= _checked(built, both, job, answer["flops"], available)
+    return answer if answer["outcome"] != "ok" or not timed else _timed(answer, job, built, compiled, report)
+
+
+def _checked(built: candidates.Candidate, both: compile.Compiled, job: dict, flops: float, available: float) -> dict:
+    """What the answer says of the check: how far the results lie from a reference, or why none was computed."""
+    options = {"layer": whole(job, "layer", 0), "seq_len": whole(job, "seq_len"), "seed": whole(job, "seed", 0)}
+    model, layout = model_of(job["model"]), layout_of(job.get("layout", {}))
+    try:
+        agreed = agreement(built, both, model, layout, flops=flops * built.mesh.size, available=available, **options)
+    except Unaffordable as why:
+        return {"check": {"skipped": str(why)}}
+    said = {"check": dataclasses.asdict(agreed)}
+    if agreed.agrees:
+        return said
+    message = f"{agreed.where} differs from the {agreed.reference} reference by {agreed.worst:.2g} of its norm"
+    return said | {"outcome": "wrong-result", "message": message}
 
 
 def _timed(answer: dict, job: dict, built: candidates.Candidate, compiled: dict, report: Report) -> dict:

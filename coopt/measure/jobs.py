@@ -7,9 +7,30 @@ import math
 from typing import Any
 
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, LayerKind, Layout, Measurement, Model, Precision
+from coopt.spec.nouns import NAN, ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, LayerKind, Layout, Leaf, Model, Precision
+from coopt.tree import label, struct
 
 _CODES = {"recompute": RECOMPUTE, "schedule": SCHEDULES, "order": ORDERS}
+
+
+@struct
+class Measurement:
+    """What a clock or a compiler said about one block, with its provenance."""
+
+    name: str = label(default="")
+    device: str = label(default="")
+    versions: str = label(default="")
+    digest: str = label(default="")
+    kind: str = label(default="none")  # clock | compiler cycles | none
+    outcome: str = label(default="ok")
+    isolation: str = label(default="process")
+    time: Leaf = NAN  # s, median
+    low: Leaf = NAN
+    high: Leaf = NAN
+    flops: Leaf = NAN
+    bytes: Leaf = NAN
+    memory: Leaf = NAN
+    spread: Leaf = NAN  # relative median absolute deviation of the samples
 
 
 def block_job(
@@ -93,25 +114,6 @@ def layout_of(fields: Any) -> Layout:
     return dataclasses.replace(_build(Layout, fields, "layout"), precision=precision)
 
 
-def measurement_of(answer: dict, *, isolation: str = "process") -> Measurement:
-    """The noun from what `run_job` answered for a block: forward and backward together."""
-
-    def number(name):
-        value = answer.get(name)
-        return math.nan if value is None else float(value)
-
-    return Measurement(
-        name=answer["name"],
-        device=answer["device"],
-        versions=" ".join(f"{k} {v}" for k, v in answer["versions"].items()),
-        digest=answer["digest"],
-        kind=answer["kind"],
-        outcome=answer["outcome"],
-        isolation=isolation,
-        **{name: number(name) for name in ("time", "low", "high", "flops", "bytes", "memory", "spread")},
-    )
-
-
 def finite(value: Any) -> Any:
     """The same JSON tree with NaN and infinity as null, tuples as lists.
 
@@ -130,8 +132,9 @@ def finite(value: Any) -> Any:
 def whole(job: dict, name: str, default: int | None = None) -> int:
     """A field of a job that counts something."""
     value = job.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
-        raise Refused(Problem(field=name, expected="a whole number", got=repr(value)[:40]))
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not 0 <= value < 2**31 or value != int(value):  # XLA counts with 32 bits
+        raise Refused(Problem(field=name, expected="a whole number below 2^31", got=repr(value)[:40]))
     return int(value)
 
 

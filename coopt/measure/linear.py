@@ -1,4 +1,4 @@
-"""Products with weights, in the type that a recipe computes them in; int8 with scales, forward and backward."""
+"""Products with weights, in the type that a recipe computes them in; 8 bits with scales, forward and backward."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def linear(formats: Formats, equation: str, x: jax.Array, weight: Any) -> jax.Ar
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _scaled(equation: str, dtype: jnp.dtype, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """A product of whole numbers, scaled; so are the two of its backward pass, each with scales of its own.
+    """A product of numbers of 8 bits, scaled; so are the two of its backward pass, each with scales of its own.
 
     As in accurate quantised training (Abdolrashidi et al., arXiv:2105.03536): a scale for each row that a product does
-    not sum over, its largest value over the largest whole number. Gradients are rounded to nearest, not stochastically.
+    not sum over, its largest value over the largest number of the type. Gradients are rounded to nearest, not
+    stochastically; in fp8 they are e4m3 as everything else (DeepSeek-V3, arXiv:2412.19437, section 3.3).
     """
     return _product(equation, dtype, x, weight)
 
@@ -51,14 +52,21 @@ _scaled.defvjp(_forward, _backward)
 def _product(equation: str, dtype: jnp.dtype, a: jax.Array, b: jax.Array) -> jax.Array:
     left, right, out = equation.replace("->", ",").split(",")
     (a8, a_scale), (b8, b_scale) = _quantised(a, left, out, dtype), _quantised(b, right, out, dtype)
-    whole = jnp.einsum(equation, a8, b8, preferred_element_type=jnp.int32)
-    return (whole.astype(jnp.float32) * a_scale * b_scale).astype(a.dtype)
+    sums = jnp.einsum(equation, a8, b8, preferred_element_type=jnp.int32 if _is_whole(dtype) else jnp.float32)
+    return (sums.astype(jnp.float32) * a_scale * b_scale).astype(a.dtype)
 
 
 def _quantised(a: jax.Array, axes: str, out: str, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    """Whole numbers, and scales with the axes of the product's result, among which an operand's keep their order."""
+    """Numbers of the type, and scales with the axes of the result, among which an operand's keep their order."""
     summed = tuple(i for i, axis in enumerate(axes) if axis not in out)
     most = jnp.max(jnp.abs(a), axis=summed, keepdims=True).astype(jnp.float32)
-    scale = jnp.where(most > 0, most, 1.0) / jnp.iinfo(dtype).max
+    scale = jnp.where(most > 0, most, 1.0) / float((jnp.iinfo if _is_whole(dtype) else jnp.finfo)(dtype).max)
     sizes = dict(zip(axes, a.shape, strict=True))
-    return jnp.round(a / scale).astype(dtype), scale.reshape([sizes.get(axis, 1) for axis in out])
+    steps = a / scale
+    return (jnp.round(steps) if _is_whole(dtype) else steps).astype(dtype), scale.reshape(
+        [sizes.get(axis, 1) for axis in out]
+    )
+
+
+def _is_whole(dtype: jnp.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.integer)

@@ -100,7 +100,14 @@ class Attention(nnx.Module):
         """(batch, sequence, d_model) to the same."""
         f = self.formats
         with jax.named_scope("attn.qkv"):
-            q, k, v = (linear(f, "bsd,dhk->bshk", x, weight) for weight in (self.q, self.k, self.v))
+            weights = self.q, self.k, self.v
+            if f.quantised is not None and self.q.shape == self.k.shape:
+                # Scaled each by itself, the three gradients of x cannot be summed before tensor chips exchange them, in
+                # 32 bits: of one product there is one such exchange (MaxText trains GPT-3 so, `fused_qkv`).
+                fused = linear(f, "bsd,dchk->bschk", x, jnp.stack([weight[...] for weight in weights], axis=1))
+                q, k, v = (fused[:, :, i] for i in range(3))
+            else:
+                q, k, v = (linear(f, "bsd,dhk->bshk", x, weight) for weight in weights)
             if self.bias:
                 q, k, v = (a + b[...] for a, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias)))
         if self.rotary:

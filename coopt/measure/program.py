@@ -1,6 +1,7 @@
 """A program of the user's own, any function that JAX can compile, timed as blocks are.
 
-The contract: `package.module:function` names a function of no arguments which returns `(step, arguments)`.
+The contract: `package.module:function` names a function which returns `(step, arguments)`. It takes nothing, or the
+devices of the target, of which it makes its mesh.
 
     step        what is timed; jitted or not, Flax or not
     arguments   the tuple it is called with: arrays, or `jax.ShapeDtypeStruct` (with shardings or without), in any tree
@@ -12,11 +13,16 @@ The contract: `package.module:function` names a function of no arguments which r
 Arrays that are not given are made: normal numbers, integers zero. A step that donates arguments is called with its own
 results in their place, as a training loop does; every other is chained through a counter. Either way no repetition can
 start before the one before it has ended.
+
+For a target that is not attached the step is compiled alone, and says its memory, FLOPs, collectives and, of a TPU, its
+schedule. A function that takes no devices is compiled for one of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +30,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from coopt.measure import clock, compile, host
+from coopt.measure import clock, compile, cycles, flops, host, kept, topology
 from coopt.measure.jobs import real, whole
 from coopt.problems import Problem, Refused
 from coopt.workers.child import resolve
@@ -37,33 +44,54 @@ def program_job(job: dict, report: Callable[[str], None]) -> dict:
     """A `program` job: the answer of a block job, with one phase, `step`."""
     name = str(job.get("program", ""))
     report("build")
-    step, arguments = _built(name)
+    target = topology.acquire(str(job.get("target", "local")), chip=job.get("chip"))
+    step, arguments = _built(name, target)
+    places = _devices(arguments) or target.devices[:1]
     jitted = step if hasattr(step, "lower") else jax.jit(step)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some donated buffers")  # refused below, in a sentence
         donated = _donated(jitted.lower(*arguments))
-    compiled = compile.compile_program(clock.counted(jitted), (*arguments, COUNT), donate=tuple(donated), report=report)
-    device = jax.devices()[0]
+    folder = None if target.runs else job.get("texts")  # what runs is compiled here: of what is read is no program
+    shelf = kept.shelf_of({**job, "texts": folder}, target.name, compile.toolchain())
+    compiled = compile.compile_program(
+        clock.counted(jitted), (*arguments, COUNT), donate=tuple(donated), shelf=shelf, report=report
+    )
+    device = target.devices[0]
+    said = compile.said(compiled)
+    if math.isnan(compiled.flops):  # XLA counts none for GPUs
+        said["flops"] = flops.products(jitted, arguments) / len(places)
+    if target.platform == "tpu" and not target.runs:
+        said["schedule"] = cycles.described(compiled.text, places, folder=folder, report=report)
     answer: dict[str, Any] = {
         "name": name,
         "outcome": "ok",
         "message": "",
         "kind": "none",
+        "target": target.name,
         "device": device.device_kind,
-        "platform": device.platform,
+        "platform": target.platform,
+        "chips": len(places),
         "donated": sorted(donated),
-        "flops": compiled.flops,
+        "flops": said["flops"],
         "bytes": compiled.bytes,
         "memory": compiled.memory.get("total", float("nan")),
+        "resident": compiled.resident,
         "digest": compiled.digest,
-        "phases": {"step": compile.said(compiled)},
+        "phases": {"step": said},
     }
-    if lacking := host.lacking(answer["memory"], host.room(device, job)):
+    available = host.room(device, job) if target.runs else real(job, "memory", 0.0) or math.nan
+    if lacking := host.lacking(answer["memory"], available):
         return answer | lacking
+    return _timed(answer, job, compiled, arguments, donated, report) if target.timed else answer
+
+
+def _timed(
+    answer: dict, job: dict, compiled: compile.Compiled, arguments: tuple, donated: dict[int, int], report: Callable
+) -> dict:
     report("warm")
     floor = clock.dispatch_floor()
     values, assumed = _filled(arguments, whole(job, "seed", 0))
-    answer["assumed"] = assumed
+    answer |= {"assumed": assumed, "unused": host.unused(answer["platform"])}
     zero = jnp.zeros((), jnp.int32)
     timer = _carried(compiled.program, values, donated) if donated else clock.repeat(compiled.program, values, zero)
     report("step")
@@ -77,13 +105,46 @@ def program_job(job: dict, report: Callable[[str], None]) -> dict:
     return answer | {"flags": list(timing.flags)} | clock.verdict(timing.flags)
 
 
-def _built(name: str) -> tuple[Callable, tuple]:
-    made = resolve(name)()
-    if isinstance(made, tuple | list) and len(made) == 2 and callable(made[0]) and isinstance(made[1], tuple | list):
-        return made[0], tuple(made[1])
-    said = f"a {type(made).__name__}" + (f" of {len(made)}" if isinstance(made, tuple | list) else "")
-    hint = "return (step, arguments): a function, and the tuple of arrays or jax.ShapeDtypeStruct it is called with"
-    raise Refused(Problem(field="program", expected=f"two things from {name}()", got=said, hint=hint))
+def _built(name: str, target: topology.Target) -> tuple[Callable, tuple]:
+    """The step and its arguments; on a target that is not attached, abstract ones that know where they lie."""
+    function = resolve(name)
+    cut = bool(inspect.signature(function).parameters)
+    made = function(target.devices) if cut else function()
+    good = isinstance(made, tuple | list) and len(made) == 2 and callable(made[0]) and isinstance(made[1], tuple | list)
+    if not good:
+        said = f"a {type(made).__name__}" + (f" of {len(made)}" if isinstance(made, tuple | list) else "")
+        hint = "return (step, arguments): a function, and the tuple of arrays or jax.ShapeDtypeStruct it is called with"
+        raise Refused(Problem(field="program", expected=f"two things from {name}()", got=said, hint=hint))
+    step, arguments = made[0], tuple(made[1])
+    if target.runs:
+        return step, arguments
+    places = set(_devices(arguments))
+    if cut and not (places and places <= set(target.devices)):
+        expected = "arguments that lie on the devices which the function is given"
+        hint = "jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec)), with a Mesh of those devices"
+        raise Refused(Problem(field="program", expected=expected, got="shapes without a place there", hint=hint))
+    if not cut and len(places) > 1:
+        hint = f"let {name}(devices) make its mesh of the devices that it is given"
+        got = f"arguments on {len(places)} devices of this machine"
+        raise Refused(Problem(field="program", expected=f"arguments for {target.name}", got=got, hint=hint))
+    return step, arguments if cut else _placed(arguments, target.devices[0])
+
+
+def _devices(arguments: tuple) -> tuple:
+    """The devices that arguments lie on, in the order of their mesh; none where none says."""
+    shardings = [s for leaf in jax.tree.leaves(arguments) if (s := getattr(leaf, "sharding", None)) is not None]
+    most = max(shardings, key=lambda sharding: len(sharding.device_set), default=None)
+    if most is None:
+        return ()
+    mesh = most.mesh if isinstance(most, NamedSharding) else None
+    return tuple(most.device_set) if mesh is None or mesh.devices is None else tuple(mesh.devices.flat)
+
+
+def _placed(arguments: tuple, device: Any) -> tuple:
+    """The shapes of arguments, on one device."""
+    where = NamedSharding(Mesh(np.array([device]), ("chip",)), PartitionSpec())
+    shapes = jax.eval_shape(lambda *given: given, *arguments)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
 
 
 def _donated(lowered: Any) -> dict[int, int]:

@@ -66,6 +66,7 @@ def rules_of(layout: Layout, kind: LayerKind | None) -> Rules:
         "batch": DATA,
         "sequence": ("context",),
         "residual": ("context", "tensor") if layout.sp else ("context",),
+        "width": (),  # of the residual stream: a whole step of JAX cuts it where the sequence is not cut
         "embed": shards,
         "heads": ("tensor",),
         "kv_heads": ("tensor",) if split_kv else (),

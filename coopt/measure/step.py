@@ -70,7 +70,6 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
         "layers": [sum(n) for n in zip(*built.layers, strict=True)],
         **{name: getattr(made, name) for name in ("flops", "bytes", "memory", "compile_s", "resident", "digest")},
         "libtpu": shelf.versions.get("libtpu", ""),
-        "options": dict(shelf.options),
         "schedule": told,
     }
 
@@ -78,9 +77,10 @@ def step_job(job: dict, report: Callable[[str], None]) -> dict:
 def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: int, fused: bool = True) -> Step:
     """The step of a model with only a few layers of each kind, in a loop a kind, whose body is the same for more.
 
-    `layout.micro_batch` sequences a replica are one step. What a layer keeps for its backward pass: everything without
-    recompute; the products of weights with selective recompute, in host memory with `offload`; its input alone with
-    full.
+    `layout.micro_batch` sequences a replica are one step. Over the tensor axis the residual stream is cut along the
+    sequence with `layout.sp`, along its width without, as MaxText has it (logical axis `activation_embed`). What a
+    layer keeps for its backward pass: everything without recompute; the products of weights with selective recompute,
+    in host memory with `offload`; its input alone with full.
 
     Args:
       layers: of the rarest kind, where it has more; of each next, two more than that.
@@ -102,7 +102,8 @@ def step(model: Model, layout: Layout, *, seq_len: int, devices: tuple, layers: 
     formats = dataclasses.replace(computed, weight=jnp.dtype(jnp.float32))
     counts = _compiled([int(kind.count) for kind in model.kinds], layers)
     names = [f"layers_{number}" if number else "layers" for number in range(len(model.kinds))]
-    own = {name: sharding.rules_of(layout, kind) for name, kind in zip(names, model.kinds, strict=True)}
+    wide = {} if layout.sp else {"width": ("tensor",)}
+    own = {name: {**sharding.rules_of(layout, kind), **wide} for name, kind in zip(names, model.kinds, strict=True)}
     rules = own["first"] = own["last"] = own["layers"]
     constrain = {name: sharding.constrain_on(mesh, own[name]) for name in own}
 

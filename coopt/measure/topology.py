@@ -59,11 +59,17 @@ def acquire(name: str, *, chip: Mapping[str, object] | None = None) -> Target:
     raise Refused(Problem(field="target", expected=FORMS, got=name))
 
 
-def _fake(count: int) -> tuple:
-    from jax._src import xla_bridge  # no public way to ask whether asking for devices would create them
+def _untouched() -> bool:
+    """Whether no backend exists here yet: there is no public way to ask without creating one."""
+    from jax._src import xla_bridge
 
-    if not xla_bridge.backends_are_initialized():
+    return not xla_bridge.backends_are_initialized()
+
+
+def _fake(count: int) -> tuple:
+    if _untouched():
         jax.config.update("jax_num_cpu_devices", count)
+    _leave_alone()
     devices = tuple(jax.devices("cpu"))
     if len(devices) < count:
         raise Refused(
@@ -97,12 +103,19 @@ def _tpu(name: str, chip: str, shape: str, slices: int) -> Target:
     }
     for key, value in settings.items():
         os.environ.setdefault(key, value)
+    _leave_alone()
     options = {"num_slices": slices} if slices > 1 else {}
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=f"{TPUS[chip]}:{shape}", **options)
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         raise Refused(Problem(field="target", expected="a topology libtpu knows", got=f"{name} ({error})")) from error
     return Target(name=name, platform="tpu", devices=_by_place(description.devices), runs=False, timed=False)
+
+
+def _leave_alone() -> None:
+    """What is compiled for a machine that is not there takes no accelerator that is: a notebook may hold it."""
+    if _untouched():
+        jax.config.update("jax_platforms", "cpu")
 
 
 def _known(chip: str, shape: str) -> None:
@@ -136,6 +149,7 @@ def _gpu(name: str, shape: str, chip: Mapping[str, object] | None) -> Target:
         raise Refused(
             Problem(field="chip", expected="the figures of a GPU", got="none", hint=f"fields: {', '.join(GPU_FIELDS)}")
         )
+    _leave_alone()
     try:
         description = topologies.get_topology_desc(
             platform="cuda", target_config=gpu_configuration(chip), topology=shape

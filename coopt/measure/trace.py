@@ -118,8 +118,8 @@ def read(folder: str | Path) -> Trace:
     if not files:
         hint = "`with jax.profiler.trace(DIR): step(...)` writes one"
         raise Refused(Problem(file=str(place), field="trace", expected="an xplane trace", got="none there", hint=hint))
-    newest = max(files, key=lambda file: file.stat().st_mtime).parent
-    files = [file for file in files if file.parent == newest]
+    newest = place if place.is_file() else max(files, key=lambda file: file.stat().st_mtime).parent
+    files = [file for file in files if newest in (file, file.parent)]
     if (size := sum(file.stat().st_size for file in files)) > LARGEST:
         hint = "trace fewer steps"
         raise Refused(Problem(file=str(newest), field="trace", expected="at most 1 GiB", got=f"{size} B", hint=hint))
@@ -127,7 +127,9 @@ def read(folder: str | Path) -> Trace:
         found = _of_spaces([file.read_bytes() for file in files])
     except (ValueError, IndexError, KeyError, StopIteration, RuntimeError) as error:
         got = f"{type(error).__name__}: {error}"[:120]
-        raise Refused(Problem(file=str(newest), field="trace", expected="a whole xplane file", got=got)) from error
+        hint = "a folder of jax.profiler.trace, an .xplane.pb of one, or a .csv of `nsys stats --format csv` is read"
+        expected = "a whole xplane file"
+        raise Refused(Problem(file=str(newest), field="trace", expected=expected, got=got, hint=hint)) from error
     if not found.operations:
         hint = "trace the second step or a later one, and wait for it (block_until_ready) inside the trace"
         expected, got = "operations of a device", "a trace of the host alone"

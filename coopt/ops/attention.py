@@ -51,15 +51,9 @@ def attention(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut
         rows += matmul(f"{name}qkv", cut, layout, m=tokens, n=(heads + 2.0 * kv_heads) * qk, k=d, type=linear)
     rotated = tokens * (heads + kv_heads) * qk * byte
     rows += elementwise(
-        f"{name}rope",
-        cut,
-        read=rotated,
-        written=rotated,
-        back_read=rotated,
-        back_written=rotated,
-        launches=2.0,
-        back_launches=2.0,
-    )
+        f"{name}rope", cut, read=rotated, written=rotated, back_read=rotated, back_written=rotated, launches=2.0,
+        back_launches=2.0, again=maximum(cut.pointwise, cut.up) if kind.mixer in LATENT else None,
+    )  # fmt: skip
     rows += _products(name, kind, layout, cut, heads=heads, kv_heads=kv_heads)
     rows += matmul(f"{name}out", cut, layout, m=tokens, n=d, k=heads * v, type=linear)
     return rows + residual(f"{name}residual", cut, byte * between * d, kind.dropout)
@@ -75,14 +69,21 @@ def _latent(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut, 
     rank, has_rank = kind.kv_rank + kind.rope_dim, minimum(kind.q_rank, 1.0)
     source = has_rank * kind.q_rank + (1.0 - has_rank) * d
     rows = matmul(f"{name}q_down", cut, layout, m=between, n=kind.q_rank, k=d, type=linear, count=has_rank)
-    rows += matmul(f"{name}q_up", cut, layout, m=tokens, n=heads * query_key_dim(kind), k=source, type=linear)
+    width = heads * query_key_dim(kind)
+    rows += matmul(
+        f"{name}q_up", cut, layout, m=tokens, n=width, k=source, type=linear, again=maximum(cut.full, cut.up)
+    )
     rows += matmul(f"{name}kv_down", cut, layout, m=between, n=rank, k=d, type=linear)
     if kind.mixer == "mla":
         width = heads * (kind.head_dim + kind.v_dim)
-        rows += matmul(f"{name}kv_up", cut, layout, m=tokens, n=width, k=kind.kv_rank, type=linear)
+        rows += matmul(
+            f"{name}kv_up", cut, layout, m=tokens, n=width, k=kind.kv_rank, type=linear, again=maximum(cut.full, cut.up)
+        )
     else:
         each = {"m": tokens, "batch": heads, "type": linear}
-        rows += matmul(f"{name}absorb_q", cut, layout, n=kind.kv_rank, k=kind.head_dim, **each)
+        rows += matmul(
+            f"{name}absorb_q", cut, layout, n=kind.kv_rank, k=kind.head_dim, again=maximum(cut.full, cut.up), **each
+        )
         rows += matmul(f"{name}absorb_v", cut, layout, n=kind.v_dim, k=kind.kv_rank, **each)
     moved = layout.precision.activation * between * (kind.q_rank + rank)
     return rows + norm(f"{name}latent_norm", cut, moved, launches=2.0)

@@ -7,7 +7,7 @@ import jax
 from coopt.ops import ends, parallel
 from coopt.ops.attention import attention
 from coopt.ops.cut import Cut, cut
-from coopt.ops.feedforward import feedforward, routed_tokens
+from coopt.ops.feedforward import feedforward, remade, routed_tokens
 from coopt.ops.memory import memory
 from coopt.ops.optimizer import optimizer
 from coopt.ops.rows import Rows, elementwise, matmul, never
@@ -41,8 +41,13 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
     weights = chip_weights(model, layout, sizes, split)
     # zero splits over fsdp chips of dp; context parallel chips hold copies of weights too and share the work
     shards = maximum(where(layout.fsdp > 1.5, layout.fsdp, 1.0) * layout.cp, 1.0)
-    shards = where(layout.zero < 0.5, 1.0, shards)
-    expert_shards = where(layout.zero < 0.5, 1.0, sizes.expert_data)
+    # where a pipeline runs both ways, two stages are held, and each of them by two chips of a replica
+    both = 1.0 + layout.dualpipe
+    shards = where(layout.zero < 0.5, 1.0, shards * both)
+    expert_shards = where(layout.zero < 0.5, 1.0, sizes.expert_data * both)
+    if not (isinstance(both, float) and both == 1.0):
+        held = {field: getattr(weights, field) * both for field in ("stage_dense", "stage_expert", "layers")}
+        weights = replace(weights, **held)
     rows = _layers(model, layout, sizes)
     rows += _accumulation(layout, sizes, weights) + _offload(model, layout, sizes)
     rows += ends.embedding(model, layout, sizes) + ends.head(model, layout, sizes)
@@ -60,12 +65,14 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
         chunks=layout.vpp,
         micro_batches=sizes.micro_batches,
         schedule=layout.schedule,
+        dualpipe=layout.dualpipe,
         layers=layers(model),
         layers_first=split.first,
         layers_middle=split.middle,
         layers_last=split.last,
         type=layout.precision.linear,
         overlap=parallel.beside(layout, sizes),
+        paired=layout.paired,
         late=layout.late,
         scan=layout.traced,
         eager=1.0 - layout.graphs,
@@ -115,10 +122,10 @@ def _layer(prefix: str, model: Model, kind: LayerKind, layout: Layout, sizes: Cu
     rows += parallel.tensor(f"{prefix}attn.", model, layout, sizes, count=1.0)
     rows += parallel.context(f"{prefix}attn.", kind, layout, sizes)
     rows += feedforward(f"{prefix}mlp.", model, kind, layout, sizes)
-    rows += parallel.tensor(f"{prefix}mlp.", model, layout, sizes, count=1.0 - split_experts)
+    rows += parallel.tensor(f"{prefix}mlp.", model, layout, remade(layout, sizes), count=1.0 - split_experts)
     rows += _quantise(f"{prefix}", model, kind, layout, sizes)
     if kind.feedforward == "moe":
-        rows += parallel.expert(f"{prefix}mlp.", model, kind, layout, sizes)
+        rows += parallel.expert(f"{prefix}mlp.", model, kind, layout, remade(layout, sizes))
     return rows
 
 
@@ -214,13 +221,25 @@ def verdict(model: Model, layout: Layout, phase: Phase) -> Leaf:
         ("sequence", [odd(phase.seq_len, cp * where(layout.sp > 0.5, tp, 1.0))]),
         ("fsdp", [odd(dp, maximum(layout.fsdp, 1.0))]),
         ("experts", [odd(e, layout.ep) for e in experts] + [odd(tp * cp * dp, layout.ep)] if experts else []),
-        ("schedule", [_interleaving_fails(pp, layout.vpp, micro_batches)]),
+        ("schedule", [_interleaving_fails(pp, layout.vpp, micro_batches), *_meeting_fails(layout, micro_batches)]),
     ]
     code: Leaf = 0.0
     for name, fails in reversed(checks):
         for fail in fails:
             code = where(fail, float(VERDICTS.index(name)), code)
     return code
+
+
+def _meeting_fails(layout: Layout, micro_batches: Leaf) -> tuple[Leaf, ...]:
+    """A bidirectional pipeline needs an even number of stages, each whole, and of micro-batches, two a stage at least.
+
+    Source: github.com/deepseek-ai/DualPipe.
+    """
+    if never(layout.dualpipe, 1.0):
+        return ()
+    uneven = [half - floor(half + 1e-4) > 1e-4 for half in (layout.pp / 2.0, micro_batches / 2.0)]
+    fails = (*uneven, layout.vpp > 1.5, micro_batches < 2.0 * layout.pp - 0.5)
+    return tuple(where(layout.dualpipe > 0.5, one, False) for one in fails)
 
 
 def _interleaving_fails(pp: Leaf, vpp: Leaf, micro_batches: Leaf) -> Leaf:

@@ -21,6 +21,10 @@ class Cut:
     partial: Leaf = 0.0  # 1 where attention is recomputed (selective or full)
     pointwise: Leaf = 0.0  # 1 where what lies between products is
     last: Leaf = 0.0  # 1 where the last product of a layer is, whose result nobody reads
+    norm: Leaf = 0.0  # 1 where a trainer makes norms again by hand, and so on
+    act: Leaf = 0.0
+    up: Leaf = 0.0
+    mlp: Leaf = 0.0
     sharded: Leaf = 0.0  # 1 where weights are gathered when used (zero 3)
     stride_tensor: Leaf = 1.0
     stride_context: Leaf = 1.0
@@ -42,6 +46,7 @@ def cut(model: Model, layout: Layout, phase: Phase) -> Cut:
     stride_pipeline = choose(order, (tp * cp * dp, tp * cp, 1.0))
     expert_tensor = where(layout.ep > 1.5, 1.0, tp)
     full, partial = where(layout.recompute > 1.5, 1.0, 0.0), where(layout.recompute > 0.5, 1.0, 0.0)
+    by_hand = 1.0 - layout.traced  # what a traced program makes again is up to its compiler
     return Cut(
         seq_len=phase.seq_len,
         reach=where(phase.document > 0.0, minimum(phase.document, phase.seq_len), phase.seq_len),
@@ -54,6 +59,10 @@ def cut(model: Model, layout: Layout, phase: Phase) -> Cut:
         # A compiler makes again what it did not keep, products first, and only what is read.
         pointwise=where(layout.traced > 0.5, partial, full),
         last=where(layout.traced > 0.5, 0.0, full),
+        norm=by_hand * layout.recompute_norm,
+        act=by_hand * layout.recompute_act,
+        up=by_hand * layout.recompute_up,
+        mlp=by_hand * layout.recompute_mlp,
         sharded=where(layout.zero > 2.5, 1.0, 0.0),
         stride_tensor=stride_tensor,
         stride_context=stride_context,

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from coopt.ops.cut import Cut
-from coopt.ops.rows import Rows, elementwise, matmul, norm, residual
+from coopt.ops.rows import Rows, elementwise, matmul, never, norm, residual
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model
-from coopt.xp import minimum, where
+from coopt.tree import replace
+from coopt.xp import maximum, minimum, where
 
 
 def feedforward(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Rows:
     """The rows of one feed-forward on one chip, a micro-batch and layer at a time; `name` prefixes them."""
     byte = layout.precision.activation
     between = byte * cut.tokens / cut.split * model.d_model
-    rows = norm(f"{name}norm", cut, between)
+    rows, whole = norm(f"{name}norm", cut, between), remade(layout, cut)
     if kind.feedforward == "dense":
-        rows += _mlp(name, model, kind, layout, cut, width=kind.d_ff / layout.tp, tokens=cut.tokens)
+        rows += _mlp(name, model, kind, layout, whole, width=kind.d_ff / layout.tp, tokens=cut.tokens)
     else:
-        rows += _experts(name, model, kind, layout, cut)
+        rows += _experts(name, model, kind, layout, whole)
     return rows + residual(f"{name}residual", cut, between, kind.dropout)
+
+
+def remade(layout: Layout, cut: Cut) -> Cut:
+    """The cut with all of a feed-forward made again where it is: its last product too, as a checkpoint runs it."""
+    if never(layout.recompute_mlp, 1.0):
+        return cut
+    every = {field: maximum(getattr(cut, field), cut.mlp) for field in ("full", "pointwise", "last")}
+    return replace(cut, **every)
 
 
 def _mlp(
@@ -44,7 +53,10 @@ def _mlp(
         f"{name}up", cut, layout, m=tokens, n=up, k=d, type=linear, batch=batch, count=count, launches=launches
     )
     into, out = byte * tokens * up * batch, byte * tokens * width * batch
-    rows += elementwise(f"{name}act", cut, read=into, written=out, back_read=into + out, back_written=into, count=count)
+    rows += elementwise(
+        f"{name}act", cut, read=into, written=out, back_read=into + out, back_written=into, count=count,
+        again=maximum(cut.pointwise, cut.act),
+    )  # fmt: skip
     rows += matmul(
         f"{name}down", cut, layout, m=tokens, n=d, k=width, type=linear, batch=batch, count=count, launches=launches,
         again=cut.full if weighed else cut.last,

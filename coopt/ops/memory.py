@@ -5,6 +5,7 @@ from __future__ import annotations
 from coopt.ops.cut import Cut
 from coopt.ops.feedforward import routed_tokens
 from coopt.ops.optimizer import state
+from coopt.ops.rows import never
 from coopt.ops.shapes import (
     CHOSEN,
     LATENT,
@@ -21,19 +22,22 @@ from coopt.spec.nouns import LayerKind, Layout, Leaf, Memory, Model
 from coopt.xp import maximum, minimum, where
 
 
-def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
-    """Bytes one layer keeps of one micro-batch for its backward pass, nothing recomputed.
+def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> tuple[Leaf, Leaf]:
+    """Bytes one layer keeps of one micro-batch for its backward pass, and those it makes again, module by module.
 
     With b bytes an element, T tokens and t = tp: the inputs of both norms and both blocks, 4 b T d, split over t with
     sequence parallelism; inside the blocks, over t, what projections, attention and activation function need; masks of
     one byte where there is dropout; and, when attention is not fused, 2 b + 1 bytes for each score (softmax output, its
-    dropout, the mask). For a GPT layer: 34 T d + 5 a s T, or T d (10 + 24 / t) + 5 a s T / t.
+    dropout, the mask). For a GPT layer: 34 T d + 5 a s T, or T d (10 + 24 / t) + 5 a s T / t. What products and
+    activation functions keep of their inputs may be of fewer bytes (`Precision.kept`).
     Source: Korthikanti et al. 2022, arXiv 2205.05198, section 4, extended to grouped heads and gated layers.
     """
-    byte, d, tokens, tp = layout.precision.activation, model.d_model, cut.tokens, layout.tp
+    byte, small = layout.precision.activation, layout.precision.kept
+    d, tokens, tp = model.d_model, cut.tokens, layout.tp
     qk, v = query_key_dim(kind), value_dim(kind)
-    between = tokens / cut.split * d * (4.0 * byte + 2.0 * kind.dropout)
-    heads = _heads(kind, layout, cut)
+    between = tokens / cut.split * d * (2.0 * byte + 2.0 * kind.dropout)
+    normed = tokens / cut.split * d * 2.0 * small
+    heads, up = _heads(kind, layout, cut), 0.0
     if kind.mixer in RECURRENT:
         heads = byte * tokens / tp * (linear_columns(kind) + 2.0 * kind.heads * v)
     if kind.mixer in CHOSEN:  # the indexer: what it projected to, and which keys it chose
@@ -41,16 +45,28 @@ def kept(model: Model, kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
         between = between + tokens * (byte * columns + 4.0 * attended(kind, cut.reach))
     if kind.mixer in LATENT:
         rows = product_dims(kind) if kind.mixer in CHOSEN else (qk, v)  # absorbed queries, mixed rows
-        heads = byte * tokens / tp * kind.heads * (qk + v + sum(rows))
-        between = between + 2.0 * byte * tokens / cut.split * (kind.q_rank + kind.kv_rank + kind.rope_dim)
+        heads = byte * tokens / tp * kind.heads * v
+        up = byte * tokens / tp * kind.heads * (qk + rows[0])
+        more = byte * tokens / tp * kind.heads * rows[1]  # values, made again as well, or rows that were mixed
+        up, heads = (up, heads + more) if kind.mixer in CHOSEN else (up + more, heads)
+        latent = tokens / cut.split * (kind.q_rank + kind.kv_rank + kind.rope_dim)
+        between, normed = between + byte * latent, normed + small * latent
     scores = _plain(kind, layout) * tokens * cut.seq_len * kind.heads / tp
     attention = heads + scores * (byte + kind.dropout * (1.0 + byte))
     if kind.feedforward == "dense":
-        return between + attention + byte * tokens / tp * (2.0 + kind.gated) * kind.d_ff
-    routed = routed_tokens(kind, layout, cut)
-    experts = byte * routed * (2.0 * d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
-    shared = byte * tokens / tp * (2.0 + kind.gated) * kind.shared * kind.d_shared
-    return between + attention + experts + shared + 4.0 * routed / kind.top_k * kind.experts
+        inside, made = small * tokens / tp * (1.0 + kind.gated) * kind.d_ff, small * tokens / tp * kind.d_ff
+    else:
+        # experts: tokens as they came, what goes into the activation function and comes out, and their results, which
+        # are weighed; where the function is made again it weighs as well (Megatron-Core: with the tokens' weights)
+        routed = routed_tokens(kind, layout, cut)
+        each, shared = kind.d_expert / cut.expert_tensor, tokens / tp * kind.shared * kind.d_shared
+        inside = small * (routed * (d + (1.0 + kind.gated) * each) + (1.0 + kind.gated) * shared)
+        inside = inside + 4.0 * routed / kind.top_k * kind.experts
+        made = small * (routed * each + shared) + byte * routed * d
+    modules = ((normed, cut.norm), (up, cut.up), (inside, cut.mlp),
+               (made, maximum(cut.mlp, cut.act)))  # fmt: skip
+    stay = sum((part * (1.0 - again) for part, again in modules), between + attention)
+    return stay, sum(part * again for part, again in modules)
 
 
 def _heads(kind: LayerKind, layout: Layout, cut: Cut) -> Leaf:
@@ -115,6 +131,15 @@ def flowing(kind: LayerKind, layout: Layout, cut: Cut, d: Leaf) -> Leaf:
     return attention + byte * routed * (d + (2.0 + kind.gated) * kind.d_expert / cut.expert_tensor)
 
 
+def _ahead(layout: Layout, ordinary: Leaf) -> Leaf:
+    """Micro-batches under way on the fullest stage: one more where two of them meet; pp + 1 where they come both ways.
+
+    Source: DeepSeek-V3, arXiv 2412.19437, table 2.
+    """
+    ahead = ordinary + layout.paired
+    return ahead if never(layout.dualpipe, 1.0) else where(layout.dualpipe > 0.5, layout.pp + 1.0, ahead)
+
+
 def _logits(layout: Layout, cut: Cut) -> tuple[Leaf, Leaf]:
     """Bytes of the logits while the loss is made, and of those that stay while layers go backward.
 
@@ -153,9 +178,10 @@ def memory(
     """Memory by part of the fullest chip at the moment when it holds most, before the allocator's margin.
 
     Weights, gradients and optimizer state over `shards` as zero says; activations of the micro-batches in flight on
-    the first stage (1F1B: min(m, pp) of them; interleaving adds (pp - 1) / vpp chunks; GPipe: all m). Beside these, the
-    larger of two moments: the loss, with its logits; and the backward pass of one layer, with what is recomputed of it,
-    gradients under way, its weights gathered and their gradients whole before each chip keeps its share.
+    the first stage (1F1B: min(m, pp) of them, one more where they are paired; interleaving adds (pp - 1) / vpp chunks;
+    GPipe: all m; dualpipe: pp + 1, with weights and gradients of two stages). Beside these, the larger of two moments:
+    the loss, with its logits; and the backward pass of one layer, with what is recomputed of it, gradients under way,
+    its weights gathered and their gradients whole before each chip keeps its share.
     """
     recipe, d = layout.precision, model.d_model
     own = weights.stage_dense, weights.stage_expert
@@ -167,13 +193,13 @@ def memory(
         return sum(bytes_each * w / where(divided, s, 1.0) for w, s in zip(own, over, strict=True))
 
     total = sum(kind.count for kind in model.kinds)
-    everything = partial = once = moving = feed = 0.0
+    everything = partial = once = remade = moving = feed = 0.0
     for kind in model.kinds:
         share = kind.count / total
-        whole = kept(model, kind, layout, cut)
+        whole, modules = kept(model, kind, layout, cut)
         everything = everything + share * (whole + layout.traced * differentiated(model, kind, layout, cut))
         partial = partial + share * (whole - spared(kind, layout, cut, d))
-        once = once + share * whole
+        once, remade = once + share * (whole + modules), remade + share * modules
         feed = feed + share * dense_weights(kind, d) / layout.tp
         moving = moving + share * flowing(kind, layout, cut, d)
     boundary = recipe.activation * cut.tokens / cut.split * d
@@ -182,14 +208,14 @@ def memory(
     m, pp = cut.micro_batches, layout.pp
     most = maximum(stages.first, maximum(stages.middle, stages.last))
     extra = where(layout.vpp > 1.5, (pp - 1.0) / layout.vpp, 0.0)
-    in_flight = where(abs(layout.schedule - 1.0) < 0.5, m, minimum(m, pp - weights.second + extra))
+    in_flight = where(abs(layout.schedule - 1.0) < 0.5, m, minimum(m, _ahead(layout, pp - weights.second + extra)))
     activations = layer * most * in_flight
     # Of what goes to the host, one layer's is in use and one's is under way.
     away = layout.offload * maximum(activations - 2.0 * layer, 0.0)
     ends = recipe.activation * cut.tokens / cut.split * d * minimum(in_flight, pp)
     logits, stay = _logits(layout, cut)
     buffers = _buffers(layout, cut, weights, d, moving=moving, feed=feed)
-    again = cut.full * once
+    again = cut.full * once + (1.0 - cut.full) * remade
     gradients = split(recipe.gradient, 2.0)
     # One traced micro-batch has no gradients before its loss: they are made on the way back.
     late = layout.traced * where(m < 1.5, gradients, 0.0)

@@ -9,16 +9,16 @@ from coopt.ops.weights import Stages, Weights
 from coopt.spec.nouns import LayerKind, Layout, Leaf, Model, Row
 from coopt.xp import choose, maximum, minimum, where
 
-MOMENT = 4.0  # B a parameter of one fp32 moment: AdamW keeps two, Muon one, Adafactor rows and columns of one
 NEWTON_SCHULZ = (
     5.0  # iterations that make a momentum matrix orthogonal (Jordan 2024; Liu et al. 2025, arXiv 2502.16982)
 )
 
 
 def state(layout: Layout) -> Leaf:
-    """Bytes a parameter of master weight and moments: the recipe's with AdamW, one or two moments fewer else."""
+    """Bytes a parameter of master weight and moments: AdamW keeps two, Muon one, Adafactor rows and columns of one."""
     full = layout.precision.state
-    return choose(layout.optimizer, (full, full - MOMENT, full - 2.0 * MOMENT))
+    master = where(layout.precision.weight < 3.5, 4.0, 0.0)  # in 32 bits, where the weights are not
+    return choose(layout.optimizer, (full, 0.5 * (full + master), master))
 
 
 def optimizer(
@@ -46,7 +46,8 @@ def optimizer(
     rows = (norm, step)
     if never(layout.optimizer, 1.0):
         return rows
-    return rows + muon(model, layout, cut, stages, shards=shards, expert_shards=expert_shards)
+    both = 1.0 + layout.dualpipe  # stages, and as many times the shards
+    return rows + muon(model, layout, cut, stages, shards=shards / both, expert_shards=expert_shards / both)
 
 
 def matrices(kind: LayerKind, d: Leaf) -> tuple[tuple[Leaf, Leaf, Leaf, bool], ...]:

@@ -114,18 +114,20 @@ def expert(name: str, model: Model, kind: LayerKind, layout: Layout, cut: Cut) -
             size=layout.ep,
             stride=cut.stride_tensor,
             fan=fan if exchange else 1.0,
+            parts=kind.groups if exchange else 1.0,
+            top_parts=kind.top_groups if exchange else 1.0,
         )
 
     return (
         one("dispatch", "all_to_all", "forward", 1.0, recipe.dispatch),
         one("combine", "all_to_all", "forward", 1.0, recipe.wire),
         one("again", "all_to_all", "recompute", cut.full, recipe.dispatch + recipe.wire),
-        one("dx", "all_to_all", "backward", 2.0, recipe.wire),
+        one("dx", "all_to_all", "backward", 2.0, 0.5 * (recipe.dispatch + recipe.wire)),
         one("gather", "all_gather", "forward", 1.0, recipe.dispatch),
         one("scatter", "reduce_scatter", "forward", 1.0, recipe.wire),
         one("gather.again", "all_gather", "recompute", cut.full, recipe.dispatch),
         one("scatter.again", "reduce_scatter", "recompute", cut.full, recipe.wire),
-        one("gather.dx", "all_gather", "backward", 1.0, recipe.wire),
+        one("gather.dx", "all_gather", "backward", 1.0, recipe.dispatch),
         one("scatter.dx", "reduce_scatter", "backward", 1.0, recipe.wire),
     )
 

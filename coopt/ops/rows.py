@@ -6,7 +6,7 @@ import numpy as np
 
 from coopt.ops.cut import Cut
 from coopt.spec.nouns import TYPE_BYTES, Layout, Leaf, Row
-from coopt.xp import choose, minimum
+from coopt.xp import choose, maximum, minimum
 
 Rows = tuple[Row, ...]
 
@@ -120,6 +120,7 @@ def norm(name: str, cut: Cut, moved: Leaf, *, scope: str = "layer", launches: Le
     return elementwise(
         name, cut, scope=scope, read=moved, written=moved, back_read=3.0 * moved, back_written=moved,
         launches=launches, back_launches=2.0 * launches,
+        again=maximum(cut.pointwise, cut.norm) if scope == "layer" else None,
     )  # fmt: skip
 
 
@@ -143,6 +144,8 @@ def wire(
     stride: Leaf,
     scope: str = "layer",
     fan: Leaf = 1.0,
+    parts: Leaf = 1.0,
+    top_parts: Leaf = 1.0,
     copies: Leaf = 0.0,
 ) -> Row:
     """A collective over `size` chips, `stride` apart; `payload` is the whole buffer on one chip, in bytes.
@@ -161,6 +164,8 @@ def wire(
         launches=CALL * (1.0 + copies) * minimum(size - 1.0, 1.0),  # a group of one is never called
         payload=payload,
         fan=fan,
+        parts=parts,
+        top_parts=top_parts,
         size=size,
         stride=stride,
     )

@@ -14,14 +14,9 @@ EACH = {"joules_per_token": "a joule", "chip_time_per_token": "a chip and second
 UNITS = {"joules_per_token": "J", "chip_time_per_token": "s"}  # of objectives that are not USD
 
 
-def entries(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """A list of the document, as mappings."""
-    return [words.mapped(entry) for entry in words.listed(document.get(key))]
-
-
 def chosen(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The chip that is the answer."""
-    chips, at = entries(document, "chips"), words.figure(document.get("chosen"))
+    chips, at = words.entries(document, "chips"), words.figure(document.get("chosen"))
     return chips[int(at)] if at is not None and 0 <= at < len(chips) else {}
 
 
@@ -36,7 +31,7 @@ def a_million(value: Any, unit: str = "USD") -> str:
 def chips(document: Mapping[str, Any]) -> Grid:
     """Every chip that was judged: what it is, and what its work costs on average and at worst against the best."""
     body = []
-    for one in entries(document, "chips"):
+    for one in words.entries(document, "chips"):
         design, made = words.mapped(one.get("design")), words.mapped(one.get("silicon"))
         die = words.figure(made.get("die"))
         size = words.NOT_KNOWN if die is None else f"{die * 1e6:.0f}"
@@ -72,8 +67,8 @@ def variables(document: Mapping[str, Any]) -> Grid:
 def mix(document: Mapping[str, Any]) -> Grid:
     """What a million tokens cost in each future, bought and ordered, and how the answer would be used."""
     body = []
-    before = {words.plain(f.get("future")): f for f in entries(_bought(document), "futures")}
-    for way in entries(chosen(document), "futures"):
+    before = {words.plain(f.get("future")): f for f in words.entries(_bought(document), "futures")}
+    for way in words.entries(chosen(document), "futures"):
         name = words.plain(way.get("future"))
         layout = words.mapped(way.get("layout"))
         cut = " ".join(
@@ -93,7 +88,7 @@ def mix(document: Mapping[str, Any]) -> Grid:
 def gains(document: Mapping[str, Any]) -> Grid:
     """Where the gain comes from."""
     body, unit = [], UNITS.get(words.plain(words.mapped(document.get("question")).get("objective")), "USD")
-    for step in entries(document, "steps"):
+    for step in words.entries(document, "steps"):
         ratio, value = words.figure(step.get("ratio")), words.figure(step.get("value"))
         change = "" if ratio is None else words.signed(ratio - 1.0)
         said = "cannot keep the pace" if value is None else a_million(value, unit)
@@ -104,7 +99,7 @@ def gains(document: Mapping[str, Any]) -> Grid:
 
 def limits(document: Mapping[str, Any]) -> Grid:
     """What limits removed of the sample."""
-    rows = [row for row in entries(document, "limits") if words.figure(row.get("removed"))]
+    rows = [row for row in words.entries(document, "limits") if words.figure(row.get("removed"))]
     body = [(words.plain(r.get("limit")), words.count(r.get("removed")), words.count(r.get("alone"))) for r in rows]
     heads = (Column("limit", words=True), Column("removed"), Column("that no other did"))
     return grid("Limits", heads, body, empty="no limit removed a design")
@@ -116,13 +111,13 @@ def asks(document: Mapping[str, Any]) -> tuple[Grid, Grid]:
     keys = ("time", "price", "area", "watts", "dollars", "per_price")
     body = [
         (words.plain(row.get("variable")), *(_slope(row.get(key)) for key in keys))
-        for row in entries(told, "elasticities")
+        for row in words.entries(told, "elasticities")
     ]
     heads = (Column("variable", words=True), Column("step time"), Column("price"), Column("area"), Column("power"))
     heads += (Column("USD a token"), Column("time for 1% of price"))
     swaps = [
         (words.plain(row.get("change")), *(words.signed(row.get(key)) for key in ("time", "price", "watts", "dollars")))
-        for row in entries(told, "swaps")[:SHOWN]
+        for row in words.entries(told, "swaps")[:SHOWN]
     ]
     titles = (
         Column("change", words=True),
@@ -209,7 +204,7 @@ def page(document: Mapping[str, Any]) -> Page:
 
 
 def _bought(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next(iter(entries(document, "chips")), {})
+    return words.first(document, "chips")
 
 
 def _regret(value: Any) -> str:
@@ -222,8 +217,7 @@ def _n(value: Any) -> str:
 
 
 def _year(value: Any) -> str:
-    number = words.figure(value)
-    return words.NOT_KNOWN if number is None else f"{number:.1f}"
+    return words.fixed(value, ".1f")
 
 
 def _slope(value: Any) -> str:

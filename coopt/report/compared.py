@@ -29,14 +29,13 @@ def names(document: Mapping[str, Any]) -> tuple[str, str]:
 
 def parts(document: Mapping[str, Any], key: str) -> list[tuple[str, float | None]]:
     """Contributions to the log-ratio, largest first."""
-    held = [words.mapped(part) for part in words.listed(document.get(key))]
+    held = words.entries(document, key)
     named = [(words.plain(part.get("name")), words.figure(part.get("log_ratio"))) for part in held]
     return sorted(named, key=lambda part: -abs(part[1] or 0.0))
 
 
 def _ratio(value: Any) -> str:
-    number = words.figure(value)
-    return words.NOT_KNOWN if number is None else f"{number:.3f}"
+    return words.fixed(value, ".3f")
 
 
 def ratios(document: Mapping[str, Any]) -> Grid:
@@ -61,7 +60,7 @@ def split(document: Mapping[str, Any], key: str) -> Grid:
 
 def flips(document: Mapping[str, Any]) -> Grid:
     """What would turn the answer round."""
-    held = [words.mapped(flip) for flip in words.listed(document.get("flips"))]
+    held = words.entries(document, "flips")
     body = [(words.plain(flip.get("parameter")), said(flip.get("from")), said(flip.get("to"))) for flip in held]
     heads = (Column("parameter", words=True, width=60), Column("from"), Column("to"))
     return grid("What would flip it", heads, body, empty="no single parameter would")

@@ -40,22 +40,17 @@ def parts(memory: Any) -> list[tuple[str, float]]:
 def by_bound(document: Mapping[str, Any]) -> dict[str, float]:
     """Exposed seconds by what bounds the row, largest first."""
     held: dict[str, float] = {}
-    for row in rows(document):
+    for row in words.entries(document, "rows"):
         name = words.plain(row.get("bound") or "none")
         held[name] = held.get(name, 0.0) + (words.figure(row.get("time")) or 0.0)
     return dict(sorted(held.items(), key=lambda item: -item[1]))
-
-
-def rows(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rows of an explanation."""
-    return [words.mapped(row) for row in words.listed(words.mapped(document).get("rows"))]
 
 
 def table_of_rows(document: Mapping[str, Any]) -> Grid:
     """Every row of the step: exposed and busy time, share, FLOP, bytes, bound."""
     total = words.figure(document.get("step_time"))
     body = []
-    for row in rows(document):
+    for row in words.entries(document, "rows"):
         time = words.figure(row.get("time"))
         share = None if time is None or not total else time / total
         cells = (words.plain(row.get("name")), words.seconds(row.get("time")), words.percent(share))
@@ -85,8 +80,7 @@ def table_of_memory(document: Mapping[str, Any]) -> Grid:
 def table_of_limits(document: Mapping[str, Any]) -> Grid:
     """What stands in the way, and the smallest change that would do."""
     body = []
-    for limit in words.listed(document.get("limits")):
-        limit = words.mapped(limit)
+    for limit in words.entries(document, "limits"):
         say = words.memory if limit.get("name") in ("memory", "offload", "host memory") else said
         change = limit.get("smallest_change")
         if isinstance(change, Mapping):
@@ -113,7 +107,7 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     """The answer in three sentences."""
     what = f"{design(document)} with {words.layout(document.get('layout'), joint=', ')}"
     if document.get("feasible") is False:
-        changes = [words.mapped(limit).get("smallest_change") for limit in words.listed(document.get("limits"))]
+        changes = [limit.get("smallest_change") for limit in words.entries(document, "limits")]
         change = next((said(c) for c in changes if isinstance(c, str)), None)
         cure = f"The smallest change that helps: {change}." if change else "No single change of the layout helps."
         return (f"{what} is not feasible: {verdict(document)}.", cure)
@@ -133,7 +127,7 @@ def bound_sentence(document: Mapping[str, Any]) -> str:
     if not shares or not total:
         return "What bounds the step is not known."
     name, time = next(iter(shares.items()))
-    longest = max(rows(document), key=lambda row: words.figure(row.get("time")) or 0.0)
+    longest = max(words.entries(document, "rows"), key=lambda row: words.figure(row.get("time")) or 0.0)
     share = (words.figure(longest.get("time")) or 0.0) / total
     return (
         f"{words.percent(time / total, places=0)} of the step is bound by {name};"
@@ -144,14 +138,13 @@ def bound_sentence(document: Mapping[str, Any]) -> str:
 def sections(document: Mapping[str, Any]) -> tuple[Section, ...]:
     """Breakdown and memory, as a search shows them for its best plan."""
     step = table_of_rows(document)
-    drawn = ("breakdown",) if rows(document) else ()
     part = Section(
         name="breakdown",
         title="Where the step goes",
-        sentences=(bound_sentence(document),) if rows(document) else (),
-        figures=drawn,
-        folded=(step,) if rows(document) else (),
-        grids=() if rows(document) else (step,),
+        sentences=(bound_sentence(document),) if step.rows else (),
+        figures=("breakdown",) if step.rows else (),
+        folded=(step,) if step.rows else (),
+        grids=() if step.rows else (step,),
     )
     split = table_of_memory(document)
     if not parts(document.get("memory")):

@@ -19,7 +19,7 @@ from coopt.report.canvas import (
     logarithmic,
     named,
 )
-from coopt.report.ranked import place, plans
+from coopt.report.ranked import place
 from coopt.report.svg import COLOURS, Drawing, drawing
 
 BLUE, ORANGE = COLOURS["blue"], COLOURS["orange"]
@@ -55,11 +55,11 @@ def draw(document: Mapping[str, Any]) -> dict[str, Drawing]:
 
 def pareto(document: Mapping[str, Any]) -> Drawing | None:
     """The Pareto front with the ranked plans, the best one and the measured ones marked."""
-    x, y = judged(document, plans(document, "pareto"))
-    points = sorted(_placed(plans(document, "pareto"), x, y), key=lambda point: point[:2])
+    x, y = judged(document, words.entries(document, "pareto"))
+    points = sorted(_placed(words.entries(document, "pareto"), x, y), key=lambda point: point[:2])
     if not points:
         return None
-    others = _placed(plans(document), x, y)
+    others = _placed(words.entries(document, "plans"), x, y)
     clocked = [point for point in others if drawable(point[2].get("measured_time"))]
     hollow = {"mfc": PAPER, "mec": GREY, "mew": 1.1, "marker": "o", "markersize": 5}
     ring = {"mfc": "none", "mec": INK, "mew": 1.1, "marker": "o", "markersize": 9}
@@ -103,7 +103,7 @@ def judged(document: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> t
 
 def predicted_measured(document: Mapping[str, Any]) -> Drawing | None:
     """Measured against predicted step time, before and after calibration, with intervals and the line of agreement."""
-    timed = [m for m in plans(document, "measured") if drawable(m.get("measured_time"))]
+    timed = [m for m in words.entries(document, "measured") if drawable(m.get("measured_time"))]
     timed = [m for m in timed if drawable(m.get("predicted_time")) or drawable(m.get("predicted_before"))]
     if not timed:
         return None
@@ -130,7 +130,7 @@ def predicted_measured(document: Mapping[str, Any]) -> Drawing | None:
     entries += [("after calibration", {"color": BLUE, "marker": "o"})]
     entries += [("before", {"mfc": PAPER, "mec": GREY, "mew": 1.2, "marker": "o", "markersize": 6})]
     key(ax, entries, **BELOW)
-    missing = len(plans(document, "measured")) - len(timed)
+    missing = len(words.entries(document, "measured")) - len(timed)
     caption = f"{len(timed)} timed blocks; a bar is the interval of the measured median"
     caption += f"; {missing} more in the table came without a time" if missing else ""
     return drawing(

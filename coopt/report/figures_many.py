@@ -31,7 +31,7 @@ def roadmap(document: Mapping[str, Any]) -> Drawing | None:
     quarters = planned.quarters(document)
     if not quarters:
         return None
-    runs = [r for r in planned.entries(document, "training_runs") if planned.ordinal(r.get("start")) is not None]
+    runs = [r for r in words.entries(document, "training_runs") if planned.ordinal(r.get("start")) is not None]
     heights = (3.2, 1.4, max(0.36 * len(runs), 0.4)) if runs else (3.2, 1.4)
     figure, axes = canvas(FULL, 1.3 + sum(heights), heights, sharex=True)
     chips = _cumulative(document, quarters)
@@ -63,7 +63,7 @@ def _colours() -> tuple[str, ...]:
 
 def _cumulative(document: Mapping[str, Any], quarters: list[str]) -> list[tuple[str, list[float]]]:
     added: dict[str, dict[str, float]] = {}
-    for entry in planned.entries(document, "deployments"):
+    for entry in words.entries(document, "deployments"):
         chip, quarter = words.plain(entry.get("chip")), words.plain(entry.get("quarter"))
         held = added.setdefault(chip, {})
         held[quarter] = held.get(quarter, 0.0) + drawable(entry.get("megawatts"))
@@ -123,7 +123,7 @@ def validation(document: Mapping[str, Any]) -> Drawing | None:
             drawable(row.get("predicted_step_time")),
             drawable(row.get("measured_step_time")),
         )
-        for row in planned.entries(document, "points")
+        for row in words.entries(document, "points")
     ]
     kept = [point for point in points if point[1] and point[2]]
     return _scatter(kept) if kept else _errors(document)

@@ -46,7 +46,7 @@ def breakdown(document: Mapping[str, Any]) -> Drawing | None:
             drawable(row.get("busy")),
             words.plain(row.get("bound")),
         )
-        for row in explained.rows(document)
+        for row in words.entries(document, "rows")
     ]
     held = [row for row in held if row[1] or row[2]]
     if not held or not total:

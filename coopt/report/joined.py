@@ -7,13 +7,13 @@ from typing import Any
 
 from coopt.report import words
 from coopt.report.grid import Column, Grid, bare, grid
-from coopt.report.page import Page, Section, evidence, provenance
+from coopt.report.page import Page, Section, evidence, provenance, said
 
 
 def choices(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """Each way with its plan (empty where it found nothing) and what it gives up; choosing together is the first."""
     yield "together", words.mapped(document.get("best")), {}
-    for one in map(words.mapped, words.listed(document.get("ways"))):
+    for one in words.entries(document, "ways"):
         yield words.plain(one.get("way")), words.mapped(one.get("plan")), one
 
 
@@ -29,8 +29,7 @@ def ways(document: Mapping[str, Any]) -> Grid:
         where = f"{words.plain(plan.get('hardware'))} x {words.count(plan.get('chips'))}"
         gain = words.percent(against.get("gain")) if against else ""
         value = words.large(plan.get(objective), unit)
-        work = words.large(plan.get("tokens")), _n(plan.get("global_batch"))
-        work = words.large(plan.get("tokens")), _n(plan.get("global_batch"))
+        work = words.large(plan.get("tokens")), said(plan.get("global_batch"))
         body.append((way, shape, *work, where, value, gain, *_sure(against)))
     heads = (Column("way", words=True, width=14), Column("shape", words=True, width=17), Column("tokens"))
     heads += (Column("batch"), Column("machine", words=True, width=16), Column(objective), Column("gain"))
@@ -46,12 +45,12 @@ def chips(document: Mapping[str, Any]) -> Grid:
         chip = words.mapped(plan.get("chip"))
         if not chip:
             continue
-        units = f"{_n(_round(chip.get('units')))} x {_n(chip.get('edge'))}^2"
-        memory = f"{_n(chip.get('stacks'))} {words.plain(chip.get('memory'))}"
+        units = f"{said(_round(chip.get('units')))} x {said(chip.get('edge'))}^2"
+        memory = f"{said(chip.get('stacks'))} {words.plain(chip.get('memory'))}"
         four = "yes" if words.figure(chip.get("four")) else "no"
         body.append(
-            (way, units, _n(plan.get("head_dim")), words.large(chip.get("sram"), "B"), _n(plan.get("d_ff")), memory,
-             f"{_n((words.figure(chip.get('clock')) or 0.0) / 1e9)} GHz", four, words.plain(plan.get("precision")),
+            (way, units, said(plan.get("head_dim")), words.large(chip.get("sram"), "B"), said(plan.get("d_ff")), memory,
+             f"{said((words.figure(chip.get('clock')) or 0.0) / 1e9)} GHz", four, words.plain(plan.get("precision")),
              words.small(chip.get("watts"), "W"), words.dollars(chip.get("price")))
         )  # fmt: skip
     heads = (Column("way", words=True, width=14), Column("units", words=True), Column("head"), Column("SRAM"))
@@ -67,7 +66,7 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     told = ", ".join(f"{words.percent(gain)} over {way}" for way, gain in known.items())
     return (
         f"{words.plain(document.get('title'))}.",
-        f"Every choice reaches a loss of {_n(document.get('loss'))}. Chosen together it takes less: {told}; "
+        f"Every choice reaches a loss of {said(document.get('loss'))}. Chosen together it takes less: {told}; "
         f"{words.count(document.get('evaluated'))} candidates were priced.",
     )
 
@@ -98,8 +97,3 @@ def _sure(against: Mapping[str, Any]) -> tuple[str, str]:
 def _round(value: Any) -> float | None:
     number = words.figure(value)
     return None if number is None else float(round(number))
-
-
-def _n(value: Any) -> str:
-    number = words.figure(value)
-    return words.plain(value) if number is None else words.digits(number)

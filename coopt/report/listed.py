@@ -39,7 +39,7 @@ def cell(key: str, value: Any) -> str:
 
 def listing(document: Mapping[str, Any], key: str) -> Grid:
     """One line for each entry of a list; the columns are what the entries carry."""
-    rows = [words.mapped(entry) for entry in words.listed(document.get(key))]
+    rows = words.entries(document, key)
     names = list(dict.fromkeys(name for row in rows for name in row))
     names.sort(key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
     numbers = {n for n in names if any(words.figure(row.get(n)) is not None for row in rows)}
@@ -56,13 +56,13 @@ def detail(document: Mapping[str, Any]) -> Grid:
         if value.get("confidential") is True:
             body.append((field, "confidential", "", "", ""))
             continue
-        others = [words.mapped(d) for d in words.listed(value.get("disagree"))]
+        others = words.entries(value, "disagree")
         spoken = [said(value.get("value")), *(f"or {said(d.get('value'))} ({said(d.get('source'))})" for d in others)]
         marks = (words.plain(value.get(k) or "") for k in ("source", "date", "kind"))
         body.append((field, "\n".join(spoken), *marks))
     heads = (Column("field", words=True, width=26), Column("value", words=True, width=28))
     heads += (Column("source", words=True, width=24), Column("date", words=True), Column("kind", words=True))
-    lacks = [words.mapped(m) for m in words.listed(document.get("missing"))]
+    lacks = words.entries(document, "missing")
     notes = [f"not known: {words.plain(m.get('field'))}: {words.plain(m.get('reason'))}" for m in lacks if m]
     title = " - ".join(words.plain(document[k]) for k in ("name", "title") if document.get(k))
     return grid(title, heads, body, notes=notes)

@@ -13,11 +13,6 @@ from coopt.report.page import Fact, Page, Section, evidence, provenance, said
 SHOWN = 12  # shadow prices in a terminal; the page folds the others away
 
 
-def entries(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """A list of the document, as mappings."""
-    return [words.mapped(entry) for entry in words.listed(document.get(key))]
-
-
 def capex(document: Mapping[str, Any]) -> dict[str, float]:
     """Dollars by quarter."""
     held = words.mapped(document.get("capex_by_quarter"))
@@ -26,9 +21,9 @@ def capex(document: Mapping[str, Any]) -> dict[str, float]:
 
 def quarters(document: Mapping[str, Any]) -> list[str]:
     """Every quarter that is named, in order, without gaps."""
-    named = [words.plain(d.get("quarter")) for d in entries(document, "deployments")] + list(capex(document))
+    named = [words.plain(d.get("quarter")) for d in words.entries(document, "deployments")] + list(capex(document))
     placed = [place for q in named if (place := ordinal(q)) is not None]
-    for run in entries(document, "training_runs"):
+    for run in words.entries(document, "training_runs"):
         start = ordinal(run.get("start"))
         if start is not None:
             placed += [start, start + max(int(words.figure(run.get("quarters")) or 1) - 1, 0)]
@@ -53,11 +48,9 @@ def ordinal(quarter: Any) -> int | None:
 def deployments(document: Mapping[str, Any]) -> Grid:
     """What is deployed, quarter by quarter."""
     body = []
-    for entry in entries(document, "deployments"):
-        power = words.figure(entry.get("megawatts"))
+    for entry in words.entries(document, "deployments"):
         cells = (words.plain(entry.get("quarter")), words.plain(entry.get("site")), words.plain(entry.get("chip")))
-        megawatts = words.NOT_KNOWN if power is None else f"{power:,.0f}"
-        body.append((*cells, megawatts, words.count(entry.get("chips"))))
+        body.append((*cells, words.fixed(entry.get("megawatts"), ",.0f"), words.count(entry.get("chips"))))
     basis = words.plain(document.get("basis") or "IT megawatts")
     heads = (Column("quarter", words=True), Column("site", words=True, width=28), Column("chip", words=True, width=24))
     note = (f"power: {basis}",) if body else ()
@@ -67,11 +60,10 @@ def deployments(document: Mapping[str, Any]) -> Grid:
 def runs(document: Mapping[str, Any]) -> Grid:
     """The training runs."""
     body = []
-    for run in entries(document, "training_runs"):
-        loss = words.figure(run.get("loss"))
+    for run in words.entries(document, "training_runs"):
         cells = (words.plain(run.get("start")), words.count(run.get("quarters")), words.plain(run.get("model")))
         cells += (words.plain(run.get("chip")), words.count(run.get("chips")), words.large(run.get("tokens")))
-        body.append((*cells, words.NOT_KNOWN if loss is None else f"{loss:.3f}"))
+        body.append((*cells, words.fixed(run.get("loss"), ".3f")))
     heads = (Column("start", words=True), Column("quarters"), Column("model", words=True, width=26))
     heads += (Column("chip", words=True, width=20), Column("chips"), Column("tokens"), Column("loss"))
     return grid("Training runs", heads, body, empty="nothing is trained")
@@ -80,7 +72,7 @@ def runs(document: Mapping[str, Any]) -> Grid:
 def by_quarter(document: Mapping[str, Any]) -> Grid:
     """Megawatts added, megawatts in all and capital, a row a quarter."""
     spent, power = capex(document), dict.fromkeys(quarters(document), 0.0)
-    for entry in entries(document, "deployments"):
+    for entry in words.entries(document, "deployments"):
         quarter = words.plain(entry.get("quarter"))
         if quarter in power:
             power[quarter] += words.figure(entry.get("megawatts")) or 0.0
@@ -110,11 +102,11 @@ def largest(table: Grid) -> Grid:
 
 def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     """The plan in three sentences."""
-    placed = entries(document, "deployments")
+    placed = words.entries(document, "deployments")
     power = sum(words.figure(e.get("megawatts")) or 0.0 for e in placed)
     ends, capital = quarters(document), words.dollars(sum(capex(document).values()))
     when = f" from {ends[0]} to {ends[-1]}" if ends else ""
-    trained = entries(document, "training_runs")
+    trained = words.entries(document, "training_runs")
     last = max(trained, key=lambda run: ordinal(run.get("start")) or 0, default={})
     proof = words.percent(document.get("gap"), places=2)
     trains = f"It trains {len(trained)} models" if len(trained) != 1 else "It trains one model"
@@ -138,13 +130,13 @@ def _objective(document: Mapping[str, Any]) -> str:
 
 def missing(document: Mapping[str, Any]) -> tuple[str, ...]:
     """What an infeasible plan lacks, a sentence each."""
-    each = entries(document, "infeasible")
+    each = words.entries(document, "infeasible")
     return tuple(words.sentence(e.get("sentence") or e.get("constraint")) for e in each)
 
 
 def page(document: Mapping[str, Any]) -> Page:
     """The roadmap."""
-    power = sum(words.figure(e.get("megawatts")) or 0.0 for e in entries(document, "deployments"))
+    power = sum(words.figure(e.get("megawatts")) or 0.0 for e in words.entries(document, "deployments"))
     drawn = ("roadmap",) if quarters(document) else ()
     return Page(
         kicker="coopt plan",

@@ -12,11 +12,6 @@ from coopt.report.page import around, error
 SHOWN = 20  # plans in the table; the CSV holds all
 
 
-def plans(document: Mapping[str, Any], key: str = "plans") -> list[Mapping[str, Any]]:
-    """The plans of a document, best first."""
-    return [words.mapped(plan) for plan in words.listed(document.get(key))]
-
-
 def price(plan: Mapping[str, Any]) -> str:
     """Dollars for a million tokens."""
     each = words.figure(plan.get("dollars_per_token"))
@@ -25,13 +20,12 @@ def price(plan: Mapping[str, Any]) -> str:
 
 def loss(value: Any) -> str:
     """A loss with three places, or `not known`."""
-    number = words.figure(value)
-    return words.NOT_KNOWN if number is None else f"{number:.3f}"
+    return words.fixed(value, ".3f")
 
 
 def ranking(document: Mapping[str, Any], key: str = "plans") -> Grid:
     """The final table of a search; settings and machines that all plans share stand below it."""
-    held = plans(document, key)
+    held = words.entries(document, key)
     shared = _shared(held)
     machines = {place(plan) for plan in held}
     body = [_plan(plan, shared, named=len(machines) > 1) for plan in held[:SHOWN]]
@@ -86,9 +80,9 @@ def _kind(plan: Mapping[str, Any]) -> str:
 def certain(document: Mapping[str, Any]) -> Grid:
     """How sure the order is: shares of the draws of all constants in which a plan is best, and among the first."""
     held = words.mapped(document.get("robust"))
-    named = {words.count(plan.get("rank")): plan for plan in plans(document)}
+    named = {words.count(plan.get("rank")): plan for plan in words.entries(document, "plans")}
     body = []
-    for row in map(words.mapped, words.listed(held.get("plans"))):
+    for row in words.entries(held, "plans"):
         plan = words.mapped(named.get(words.count(row.get("rank"))))
         chances = (words.percent(row.get(part), places=0) for part in ("best", "first"))
         ends = (_amount(row.get(side), words.plain(held.get("unit"))) for side in ("low", "high"))
@@ -98,7 +92,7 @@ def certain(document: Mapping[str, Any]) -> Grid:
     objective = words.plain(document.get("objective")).replace("_", " ")
     notes = [f"of {many} draws of every constant from its fitted interval, among {among} plans; "
              f"5% and 95% of the {objective}"]  # fmt: skip
-    if any(row.get("high") is None for row in map(words.mapped, words.listed(held.get("plans")))):
+    if any(row.get("high") is None for row in words.entries(held, "plans")):
         notes.append("high not known: in more than 5% of the draws the plan does not run, or misses a limit")
     loose = [words.plain(one) for one in words.listed(held.get("without_interval"))]
     if loose:
@@ -118,7 +112,7 @@ def _amount(value: Any, unit: str) -> str:
 def measurements(document: Mapping[str, Any]) -> Grid:
     """What was timed, beside what was predicted before and after calibration."""
     body = []
-    for m in plans(document, "measured"):
+    for m in words.entries(document, "measured"):
         time = m.get("measured_time")
         body.append(
             (
@@ -157,7 +151,7 @@ def elsewhere(document: Mapping[str, Any]) -> Grid:
     heads += (Column("layout", words=True, width=14), Column("tokens/s"), Column("a chip", width=7))
     heads += (Column("tokens\na USD", width=7), Column("tokens/s\na MW", width=8))
     nearest = Column("nearest\npublished", words=True, width=18)
-    body = [_far(entry) for entry in plans(document, "elsewhere")]
+    body = [_far(entry) for entry in words.entries(document, "elsewhere")]
     return grid("Machines you do not have", (*heads, nearest), body, empty="none was asked for")
 
 
@@ -165,7 +159,7 @@ def _far(entry: Mapping[str, Any]) -> tuple[str, ...]:
     power, rate = words.figure(entry.get("megawatts")), entry.get("tokens_per_second")
     watts = "MW not known" if power is None else f"{words.digits(power)} MW"
     reach = around(rate, entry.get("interval"))
-    near = words.mapped(next(iter(words.listed(entry.get("nearest"))), None))
+    near = words.first(entry, "nearest")
     recipe = (
         f" {words.plain(entry['precision'])}"
         if entry.get("precision") is not None and "precision" not in words.mapped(entry.get("layout"))

@@ -1,4 +1,4 @@
-"""A `validate` document: predictions against published measurements, per chip, per source, in slices; and `predict`."""
+"""A `validate` document: predictions against published measurements, per chip, per source, in slices."""
 
 from __future__ import annotations
 
@@ -63,8 +63,7 @@ def ratios(document: Mapping[str, Any]) -> Grid:
 def reach(document: Mapping[str, Any]) -> Grid:
     """Every figure beside its target: fitted on all rows, and held out, which is what the target is for."""
     body = []
-    for line in words.listed(document.get("reach")):
-        line = words.mapped(line)
+    for line in words.entries(document, "reach"):
         columns = ("" if line.get(key) is None else words.percent(line[key]) for key in ("fitted", "held_out"))
         rows = "" if line.get("rows") is None else words.count(line["rows"])
         body.append((words.plain(line.get("figure")), rows, *columns, words.plain(line.get("target")),
@@ -169,17 +168,3 @@ def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     target = (reach(document),) if words.listed(document.get("reach")) else ()
     rest = (*left_out(document), ranking(document), *_told(document), skipped(document))
     return (summary(document), *target, *cut, *rest)
-
-
-def predictions(document: Mapping[str, Any]) -> Grid:
-    """The rows of a `predict` document."""
-    body = []
-    for row in words.listed(document.get("rows")):
-        row = words.mapped(row)
-        cells = (words.plain(row.get("id")), words.seconds(row.get("predicted_step_time")))
-        cells += (words.large(row.get("predicted_tokens_per_second_per_chip")),)
-        cells += (words.memory(row.get("predicted_memory")), words.plain(row.get("fidelity")))
-        body.append((*cells, words.plain(row.get("note") or "")))
-    heads = (Column("row", words=True, width=24), Column("step time"), Column("tokens/s\na chip"), Column("memory"))
-    heads += (Column("fidelity", words=True, width=13), Column("note", words=True, width=34))
-    return grid("Predictions", heads, body, empty="the table has no rows")

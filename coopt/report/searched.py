@@ -9,7 +9,7 @@ from typing import Any
 from coopt.report import explained, ranked, words
 from coopt.report.grid import Column, Grid, bare, grid
 from coopt.report.page import Fact, Page, Section, around, error, evidence, provenance, said
-from coopt.report.ranked import loss, plans
+from coopt.report.ranked import loss
 
 _RATES = {
     "matmul": lambda v: words.large(v, "FLOP/s"),
@@ -28,7 +28,7 @@ _RATES = {
 def best_sentence(document: Mapping[str, Any]) -> str:
     """The first sentence: the best of how many."""
     tried = f"{words.count(document.get('evaluated'))} candidates"
-    held = plans(document)
+    held = words.entries(document, "plans")
     if not held:
         reasons = words.mapped(document.get("rejected"))
         most = max(reasons, key=lambda k: words.figure(reasons[k]) or 0.0, default="")
@@ -48,7 +48,7 @@ def best_sentence(document: Mapping[str, Any]) -> str:
 def sure_sentence(document: Mapping[str, Any]) -> tuple[str, ...]:
     """How sure it is that the first plan is the best."""
     held = words.mapped(document.get("robust"))
-    best = words.mapped(next(iter(words.listed(held.get("plans"))), None))
+    best = words.first(held, "plans")
     if words.figure(best.get("best")) is None:
         return ()
     return (
@@ -60,13 +60,13 @@ def sure_sentence(document: Mapping[str, Any]) -> tuple[str, ...]:
 
 def measured_sentence(document: Mapping[str, Any]) -> str:
     """The second sentence: what a clock said."""
-    timed = [m for m in plans(document, "measured") if words.figure(m.get("measured_time")) is not None]
+    timed = [m for m in words.entries(document, "measured") if words.figure(m.get("measured_time")) is not None]
     if not timed:
         fidelity = words.plain(document.get("fidelity"))
         return f"Nothing was measured: every number is a prediction (fidelity: {fidelity})."
     held = words.mapped(document.get("calibration"))
     before, after = (words.figure(words.mapped(held.get(when)).get("mape")) for when in ("before", "after"))
-    many = f"{len(timed)} of {len(plans(document, 'measured'))} shortlisted blocks were compiled and timed"
+    many = f"{len(timed)} of {len(words.entries(document, 'measured'))} shortlisted blocks were compiled and timed"
     if before is None or after is None:
         return f"{many}."
     again = again_sentence(document)
@@ -75,7 +75,7 @@ def measured_sentence(document: Mapping[str, Any]) -> str:
 
 def again_sentence(document: Mapping[str, Any]) -> str:
     """What the best two blocks came to when they were timed in new processes; empty where none was."""
-    ratios = [words.figure(one.get("ratio")) for one in plans(words.mapped(document.get("afresh")))]
+    ratios = [words.figure(one.get("ratio")) for one in words.entries(document.get("afresh"), "plans")]
     told = [f"{ratio:.2f}" for ratio in ratios if ratio is not None]
     if not told:
         return ""
@@ -121,7 +121,7 @@ def _sure(document: Mapping[str, Any]) -> tuple[Section, ...]:
 
 
 def _near_sentence(document: Mapping[str, Any]) -> str:
-    near = words.mapped(next(iter(words.listed(document.get("nearest"))), None))
+    near = words.first(document, "nearest")
     if not near:
         return "No measurement is near the best plan."
     known = ranked.our_error(near) or "our error on it is not known"
@@ -131,7 +131,7 @@ def _near_sentence(document: Mapping[str, Any]) -> str:
 
 def facts(document: Mapping[str, Any]) -> tuple[Fact, ...]:
     """The numbers of the best plan."""
-    best = next(iter(plans(document)), {})
+    best = words.first(document, "plans")
     time, clock = best.get("step_time"), best.get("measured_time")
     drift = error(time, clock)
     return (
@@ -152,11 +152,11 @@ def facts(document: Mapping[str, Any]) -> tuple[Fact, ...]:
 
 def _drawn(document: Mapping[str, Any]) -> tuple[Section, ...]:
     shown = []
-    if plans(document, "pareto"):
+    if words.entries(document, "pareto"):
         table = bare(ranked.ranking(document, "pareto"))
         sentence = "No candidate is better in one respect without being worse in the other."
         shown.append(_pictured("pareto", "The Pareto front", table, sentences=(sentence,)))
-    if plans(document, "measured"):
+    if words.entries(document, "measured"):
         scores = (ranked.calibration(document),) if words.mapped(document.get("calibration")) else ()
         table = bare(ranked.measurements(document))
         sentence = "Blocks compiled and timed on this machine, before and after the profile was calibrated."

@@ -36,7 +36,7 @@ def _verdict(document: Mapping[str, Any]) -> str:
 
 
 def _spent(document: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    held = [words.mapped(part) for part in words.listed(document.get("spent"))]
+    held = words.entries(document, "spent")
     return [
         (words.plain(part.get("name")), words.figure(part.get("time")) or 0.0, words.figure(part.get("share")) or 0.0)
         for part in held
@@ -52,14 +52,14 @@ def _where(document: Mapping[str, Any]) -> str:
 
 
 def _suspect(document: Mapping[str, Any]) -> tuple[str, ...]:
-    first = words.mapped(next(iter(words.listed(document.get("suspects"))), None))
+    first = words.first(document, "suspects")
     if not first or document.get("inside"):
         return ()
     return (f"The likeliest single cause: {words.plain(first.get('what'))} ({words.plain(first.get('look'))}).",)
 
 
 def _change(document: Mapping[str, Any]) -> tuple[str, ...]:
-    first = words.mapped(next(iter(words.listed(document.get("better"))), None))
+    first = words.first(document, "better")
     if not first:
         return ("No layout that we know of is 1% faster on these chips.",)
     ends = words.interval(first.get("interval"))
@@ -76,7 +76,7 @@ def table_of_time(document: Mapping[str, Any]) -> Grid:
     body = [
         (words.plain(part.get("name")), words.seconds(part.get("time")), words.percent(part.get("share")),
          words.plain(part.get("what")))
-        for part in map(words.mapped, words.listed(document.get("spent")))
+        for part in words.entries(document, "spent")
     ]  # fmt: skip
     body.append(("measured", words.seconds(document.get("measured")), words.percent(1.0), ""))
     heads = (Column("a step goes to", words=True), Column("time"), Column("share"), Column("", words=True, width=46))
@@ -86,8 +86,7 @@ def table_of_time(document: Mapping[str, Any]) -> Grid:
 def table_of_suspects(document: Mapping[str, Any]) -> Grid:
     """Single changes that would explain the run, least odd first."""
     body = []
-    for suspect in words.listed(document.get("suspects")):
-        suspect = words.mapped(suspect)
+    for suspect in words.entries(document, "suspects"):
         cells = (words.plain(suspect.get("what")), said(suspect.get("oddness")))
         body.append((*cells, words.seconds(suspect.get("step_time")), words.plain(suspect.get("look"))))
     heads = (Column("if alone", words=True, width=34), Column("oddness"), Column("step"))
@@ -99,8 +98,7 @@ def table_of_suspects(document: Mapping[str, Any]) -> Grid:
 def table_of_better(document: Mapping[str, Any]) -> Grid:
     """Faster layouts of the same work on the same chips."""
     body = []
-    for better in words.listed(document.get("better")):
-        better = words.mapped(better)
+    for better in words.entries(document, "better"):
         cells = (_changes(better), words.seconds(better.get("step_time")), words.interval(better.get("interval")))
         body.append((*cells, words.percent(better.get("gain"))))
     heads = (Column("change", words=True, width=48), Column("expected step"), Column("90% interval"), Column("gain"))

@@ -10,6 +10,7 @@ llama3-70b      80      70.6 G
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from coopt.report import (
     joined,
     listed,
     planned,
+    predicted,
     scored,
     searched,
     suspected,
@@ -30,35 +32,27 @@ from coopt.report import (
 from coopt.report.grid import WIDTH, Grid, csv_text, text
 from coopt.report.page import Page, evidence
 
-# The order matters: the first mark that a document carries says what it is.
-_KINDS = (
-    ("diagnose", ("spent", "suspects")),
-    ("trace", ("trusted", "strays")),
-    ("search", ("plans", "evaluated")),
-    ("codesign", ("breakeven", "wishes")),
-    ("joint", ("ways", "loss")),
-    ("plan", ("deployments", "training_runs")),
-    ("compare", ("ratio", "by_rate")),
-    ("validate", ("scored", "mape")),
-    ("explain", ("step_time", "memory", "verdict")),
-)
-ASSUMED = 12  # assumptions that a terminal shows one by one
-_LISTS = {
-    "search": "plans",
-    "explain": "rows",
-    "diagnose": "spent",
-    "trace": "rows",
-    "compare": "by_row",
-    "plan": "deployments",
-    "codesign": "chips",
-    "joint": "ways",
-    "validate": "points",
-    "predict": "rows",
-    "adversary": "disagreements",
-    "hardware": "hardware",
-    "models": "models",
-    "runs": "runs",
+# Of each kind: the module that tells it, its main list, and the keys by which a document without its command's word is
+# known. The order matters: the first kind whose keys are all there it is.
+_KINDS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
+    "diagnose": (suspected, "spent", ("spent", "suspects")),
+    "trace": (traced, "rows", ("trusted", "strays")),
+    "search": (searched, "plans", ("plans", "evaluated")),
+    "codesign": (codesigned, "chips", ("breakeven", "wishes")),
+    "joint": (joined, "ways", ("ways", "loss")),
+    "plan": (planned, "deployments", ("deployments", "training_runs")),
+    "compare": (compared, "by_row", ("ratio", "by_rate")),
+    "validate": (scored, "points", ("scored", "mape")),
+    "explain": (explained, "rows", ("step_time", "memory", "verdict")),
+    "predict": (predicted, "rows", ()),
+    "adversary": (disagreed, "disagreements", ()),
+    "hardware": (listed, "hardware", ()),
+    "models": (listed, "models", ()),
+    "runs": (listed, "runs", ()),
+    "profile": (listed, "fields", ()),
 }
+CARDS = ("search", "explain", "diagnose", "compare", "plan", "codesign", "joint")  # kinds that end in an evidence card
+ASSUMED = 12  # assumptions that a terminal shows one by one
 
 
 def kind(document: Mapping[str, Any]) -> str:
@@ -68,83 +62,42 @@ def kind(document: Mapping[str, Any]) -> str:
     ('search', 'predict', 'profile')
     """
     command = document.get("command")
-    if isinstance(command, str) and command in _LISTS:
+    if isinstance(command, str) and command in _KINDS:
         return command
-    for name, marks in _KINDS:
-        if all(mark in document for mark in marks):
+    for name, (_, _, marks) in _KINDS.items():
+        if marks and all(mark in document for mark in marks):
             return name
     for name in ("hardware", "models", "runs"):
         if isinstance(document.get(name), list | tuple):
             return name
-    first = words.mapped(next(iter(words.listed(document.get("rows"))), None))
-    return "predict" if "predicted_step_time" in first else "profile"
+    return "predict" if "predicted_step_time" in words.first(document, "rows") else "profile"
 
 
 def page(document: Mapping[str, Any]) -> Page:
     """The page of any document."""
-    made = {
-        "search": searched.page,
-        "explain": explained.page,
-        "diagnose": suspected.page,
-        "trace": traced.page,
-        "compare": compared.page,
-        "validate": scored.page,
-        "plan": planned.page,
-        "codesign": codesigned.page,
-        "joint": joined.page,
-    }
-    name = kind(document)
-    if name == "predict":
-        table_of_rows = scored.predictions(document)
-        return Page(kicker="coopt predict", title="Predictions", sections=(_only(table_of_rows),))
-    return made.get(name, listed.page)(document)
-
-
-def _only(table_of_rows: Grid) -> Any:
-    from coopt.report.page import Section
-
-    return Section(name="rows", title="", grids=(table_of_rows,))
+    return _KINDS[kind(document)][0].page(document)
 
 
 def grids(document: Mapping[str, Any]) -> tuple[Grid, ...]:
     """The tables of any document, as a terminal shows them."""
-    made = {
-        "search": searched.grids,
-        "explain": explained.grids,
-        "diagnose": suspected.grids,
-        "trace": traced.grids,
-        "compare": compared.grids,
-        "validate": scored.grids,
-        "plan": planned.grids,
-        "codesign": codesigned.grids,
-        "joint": joined.grids,
-        "predict": lambda d: (scored.predictions(d),),
-        "adversary": disagreed.grids,
-    }
-    return made.get(kind(document), listed.grids)(document)
+    return _KINDS[kind(document)][0].grids(document)
 
 
 def table(document: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """The document as text: the answer in sentences, tables, what was assumed. At most `width` columns."""
-    paragraphs: list[str] = []
     name = kind(document)
-    if name in ("search", "explain", "diagnose", "trace", "compare", "validate", "plan", "codesign", "joint"):
-        paragraphs += [_fill(page(document).lead, width)]
-    paragraphs += [text(g, width=width) for g in grids(document)]
-    if name in ("search", "explain", "diagnose", "compare", "plan", "codesign", "joint"):
+    paragraphs = [_fill(page(document).lead, width), *(text(g, width=width) for g in grids(document))]
+    if name in CARDS:
         paragraphs += _card(document, width)
     if name == "trace":
-        paragraphs += [
-            _fill([f"assumed: {words.sentence(one)}" for one in words.listed(document.get("assumed"))], width)
-        ]
+        assumed = words.listed(document.get("assumed"))
+        paragraphs.append(_fill([f"assumed: {words.sentence(one)}" for one in assumed], width))
     if name == "search" and document.get("run") is not None:
-        paragraphs += [f"run: {words.plain(document['run'])}"]
+        paragraphs.append(f"run: {words.plain(document['run'])}")
     return "\n\n".join(p for p in paragraphs if p)
 
 
 def _fill(sentences: Sequence[str], width: int) -> str:
-    import textwrap
-
     return "\n".join(textwrap.fill(words.plain(s), width, break_on_hyphens=False) for s in sentences)
 
 
@@ -160,6 +113,6 @@ def _card(document: Mapping[str, Any], width: int) -> list[str]:
 
 def csv_table(document: Mapping[str, Any]) -> str:
     """The main list of a document as CSV with full precision, spreadsheet formulas made words."""
-    held = document.get(_LISTS.get(kind(document), "fields"))
+    held = document.get(_KINDS[kind(document)][1])
     rows = held if isinstance(held, list | tuple) else words.listed(document.get("fields"))
     return csv_text([words.mapped(row) for row in rows])

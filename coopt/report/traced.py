@@ -15,7 +15,7 @@ STRAYS = 8
 
 def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
     """What was traced, which row is slow by how much, and whether to believe it."""
-    found = [words.mapped(row) for row in words.listed(document.get("rows"))]
+    found = words.entries(document, "rows")
     span, said = words.figure(document.get("step_time")), words.figure(document.get("predicted_step_time"))
     counts = ((words.figure(document.get(name)) or 1.0, name) for name in ("runs", "devices"))
     runs, devices = (f"{words.count(n)} {name if n != 1 else name[:-1]}" for n, name in counts)
@@ -46,7 +46,7 @@ def lead(document: Mapping[str, Any]) -> tuple[str, ...]:
 
 def rows(document: Mapping[str, Any]) -> Grid:
     """Rows, most beyond their pace first."""
-    held = [words.mapped(row) for row in words.listed(document.get("rows"))]
+    held = words.entries(document, "rows")
     shown = [row for row in held[:ROWS]] + [row for row in held[ROWS:] if row.get("row") == "unmatched"]
     body = [
         (
@@ -71,7 +71,7 @@ def rows(document: Mapping[str, Any]) -> Grid:
 
 def strays(document: Mapping[str, Any]) -> Grid:
     """The longest operations that belong to no row."""
-    found = [words.mapped(one) for one in words.listed(document.get("strays"))][:STRAYS]
+    found = words.entries(document, "strays")[:STRAYS]
     body = [(words.plain(one.get("name"))[:70], words.seconds(one.get("time"))) for one in found]
     return grid("Without a row", (Column("scope or operation", words=True), Column("time")), body)
 

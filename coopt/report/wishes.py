@@ -19,7 +19,7 @@ def grids(asked: Mapping[str, Any]) -> tuple[Grid, ...]:
 def elasticities(asked: Mapping[str, Any]) -> Grid:
     """Percent for one percent more of each number, beside what a tenth more and a tenth less does."""
     body = []
-    for row in map(words.mapped, words.listed(asked.get("elasticities"))):
+    for row in words.entries(asked, "elasticities"):
         slopes = [row.get(name) for name in ("step_time", "dollars_per_token", "joules_per_token")]
         if max((abs(words.figure(slope) or 0.0) for slope in slopes), default=0.0) < LEAST:
             continue
@@ -40,7 +40,7 @@ def elasticities(asked: Mapping[str, Any]) -> Grid:
 def wishes(asked: Mapping[str, Any]) -> Grid:
     """Every rate: what there is, how much is enough, and what an unlimited one would gain."""
     body = []
-    for row in map(words.mapped, words.listed(asked.get("wishes"))):
+    for row in words.entries(asked, "wishes"):
         unit, factor = row.get("unit"), words.figure(row.get("factor"))
         times = words.NOT_KNOWN if factor is None else f"x {words.digits(factor)}" if factor else "any"
         body.append((words.plain(row.get("name")), _rate(row.get("now"), unit), _rate(row.get("enough"), unit), times,
@@ -54,8 +54,7 @@ def wishes(asked: Mapping[str, Any]) -> Grid:
 
 
 def _slope(value: Any) -> str:
-    number = words.figure(value)
-    return words.NOT_KNOWN if number is None else f"{number:+.3f}"
+    return words.fixed(value, "+.3f")
 
 
 def _rate(value: Any, unit: Any) -> str:

@@ -93,6 +93,16 @@ def count(value: Any) -> str:
     return f"{number:,.0f}" if number == int(number) or abs(number) >= 100 else digits(number)
 
 
+def fixed(value: Any, form: str) -> str:
+    """A number in a format of Python's.
+
+    >>> fixed(2.34567, ".3f"), fixed(None, ".3f")
+    ('2.346', 'not known')
+    """
+    number = figure(value)
+    return NOT_KNOWN if number is None else format(number, form)
+
+
 def large(value: Any, unit: str = "") -> str:
     """A number with an SI prefix and three digits.
 
@@ -271,3 +281,13 @@ def listed(value: Any) -> list[Any]:
 def mapped(value: Any) -> Mapping[str, Any]:
     """The value as a mapping: anything else is empty."""
     return value if isinstance(value, Mapping) else {}
+
+
+def entries(document: Any, key: str) -> list[Mapping[str, Any]]:
+    """A list of a document, as mappings."""
+    return [mapped(entry) for entry in listed(mapped(document).get(key))]
+
+
+def first(document: Any, key: str) -> Mapping[str, Any]:
+    """The first of such a list; empty where there is none."""
+    return next(iter(entries(document, key)), {})

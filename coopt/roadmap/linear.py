@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
@@ -13,12 +12,11 @@ INFINITY = float("inf")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear:
-    """minimise c x + offset  subject to  lower <= A x <= upper,  least <= x <= most,  x[integer] whole."""
+    """minimise c x + offset  subject to  A x <= upper,  least <= x <= most,  x[integer] whole."""
 
     cost: np.ndarray  # (n,)
     offset: float
     matrix: sparse.csr_array  # (m, n)
-    lower: np.ndarray  # (m,)
     upper: np.ndarray  # (m,)
     least: np.ndarray  # (n,)
     most: np.ndarray  # (n,)
@@ -37,18 +35,6 @@ class Answer:
     duals: np.ndarray | None = None  # (m,) change of the objective for one more of a row's right side; LP only
 
 
-def gap(answer: Answer) -> float | None:
-    """The relative distance between the objective and what is proved possible: |objective - bound| / |objective|.
-
-    >>> gap(Answer(status="feasible", objective=-100.0, bound=-101.0))
-    0.01
-    """
-    if answer.objective is None or answer.bound is None or not np.isfinite(answer.bound):
-        return None
-    distance = abs(answer.objective - answer.bound)
-    return float(distance / max(abs(answer.objective), 1e-9)) if distance > 1e-9 else 0.0
-
-
 def relaxed(linear: Linear, x: np.ndarray) -> Linear:
     """The linear programme that is left once every whole-numbered variable is fixed at its value in `x`."""
     whole = np.round(x)
@@ -60,21 +46,19 @@ def relaxed(linear: Linear, x: np.ndarray) -> Linear:
     )
 
 
-def solve(
-    linear: Linear, *, time_limit: float, tolerance: float = 1e-4, progress: Callable[[float], None] | None = None
-) -> Answer:
-    """Solves with HiGHS; `tolerance` is the relative gap it may stop at, `progress` is told the gap it has reached.
+def solve(linear: Linear, *, time_limit: float, tolerance: float = 1e-4) -> Answer:
+    """Solves with HiGHS; `tolerance` is the relative gap it may stop at.
 
-    The same programme is solved through `scipy.optimize` where highspy is not installed (no progress there).
+    The same programme is solved through `scipy.optimize` where highspy is not installed.
     """
     try:
         import highspy  # pyright: ignore[reportMissingImports]
     except ImportError:
         return _scipy(linear, time_limit=time_limit, tolerance=tolerance)
-    return _highs(highspy, linear, time_limit=time_limit, tolerance=tolerance, progress=progress)
+    return _highs(highspy, linear, time_limit=time_limit, tolerance=tolerance)
 
 
-def _highs(highspy, linear: Linear, *, time_limit, tolerance, progress) -> Answer:
+def _highs(highspy, linear: Linear, *, time_limit, tolerance) -> Answer:
     solver = highspy.Highs()
     options = {"output_flag": False, "time_limit": float(time_limit), "mip_rel_gap": tolerance, "random_seed": 0}
     # These two look for better plans inside sub-programmes; here the first passes find the best one, and they took
@@ -83,8 +67,6 @@ def _highs(highspy, linear: Linear, *, time_limit, tolerance, progress) -> Answe
     for option, value in options.items():
         solver.setOptionValue(option, value)
     solver.passModel(_model(highspy, linear))
-    if progress is not None:
-        solver.cbMipLogging.subscribe(lambda event: progress(float(event.data_out.mip_gap)))
     solver.run()
     said, info, solution = solver.getModelStatus(), solver.getInfo(), solver.getSolution()
     states = highspy.HighsModelStatus
@@ -110,7 +92,7 @@ def _model(highspy, linear: Linear):
     model.num_col_, model.num_row_ = columns, rows
     model.col_cost_, model.offset_ = linear.cost, linear.offset
     model.col_lower_, model.col_upper_ = linear.least, linear.most
-    model.row_lower_, model.row_upper_ = linear.lower, linear.upper
+    model.row_lower_, model.row_upper_ = np.full(rows, -INFINITY), linear.upper
     model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     model.a_matrix_.start_, model.a_matrix_.index_ = matrix.indptr, matrix.indices
     model.a_matrix_.value_ = matrix.data
@@ -129,7 +111,7 @@ def _scipy(linear: Linear, *, time_limit, tolerance) -> Answer:
         linear.cost,
         integrality=linear.integer.astype(int),
         bounds=(linear.least, linear.most),
-        constraints=[(linear.matrix, linear.lower, linear.upper)],
+        constraints=[(linear.matrix, -INFINITY, linear.upper)],
         options={"time_limit": float(time_limit), "mip_rel_gap": tolerance},
     )
     if said.x is None:
@@ -144,18 +126,17 @@ def _scipy(linear: Linear, *, time_limit, tolerance) -> Answer:
 
 
 def _scipy_lp(optimize, linear: Linear, *, time_limit) -> Answer:
-    above, below = np.isfinite(linear.upper), np.isfinite(linear.lower)
+    bound = np.isfinite(linear.upper)
     said = optimize.linprog(
         linear.cost,
-        A_ub=sparse.vstack([linear.matrix[above], -linear.matrix[below]]),
-        b_ub=np.concatenate([linear.upper[above], -linear.lower[below]]),
+        A_ub=linear.matrix[bound],
+        b_ub=linear.upper[bound],
         bounds=np.stack([linear.least, linear.most], axis=1),
         options={"time_limit": float(time_limit)},
     )
     if said.x is None:
         return Answer(status="infeasible" if said.status == 2 else "unknown", solver="scipy")
     duals = np.zeros(len(linear.upper))
-    duals[above] += said.ineqlin.marginals[: above.sum()]
-    duals[below] -= said.ineqlin.marginals[above.sum() :]
+    duals[bound] = said.ineqlin.marginals
     objective = said.fun + linear.offset
     return Answer(status="optimal", solver="scipy", x=said.x, objective=objective, bound=objective, duals=duals)

@@ -75,7 +75,6 @@ def build(instance: Instance, *, everything: bool = False) -> Programme:
         cost=cost,
         offset=offset,
         matrix=sparse.csr_array(sparse.vstack([family.matrix for family in families])),
-        lower=np.full(upper.shape, -INFINITY),
         upper=upper,
         least=np.zeros(count),
         most=most,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
 
 from coopt.roadmap.instance import Instance
-from coopt.roadmap.linear import INFINITY, Linear, gap, relaxed, solve
+from coopt.roadmap.linear import INFINITY, Linear, relaxed, solve
 from coopt.roadmap.programme import GIGA, KILO, MEGA, Programme, build
 
 # USD of objective per one more unit of what the row limits, in the units of the programme's rows
@@ -35,26 +34,22 @@ class Solution:
 
     status: str
     solver: str
-    gap: float | None = None
     objective: float | None = None  # USD, discounted
     bound: float | None = None
     deployed: np.ndarray | None = None  # (T, S, C) chips
     starts: tuple[tuple[int, int, int], ...] = ()  # (run, pool, quarter)
-    tranches: np.ndarray | None = None  # (T,) whole tranches released by the end of a quarter
     prices: dict[str, dict[tuple[int, ...], float]] = dataclasses.field(default_factory=dict)
     shortfalls: tuple[Shortfall, ...] = ()
 
 
-def optimise(
-    instance: Instance, *, time_limit: float, tolerance: float = 1e-4, progress: Callable[[float], None] | None = None
-) -> Solution:
-    """The best plan found within `time_limit` seconds, with its proved gap and its shadow prices.
+def optimise(instance: Instance, *, time_limit: float, tolerance: float = 1e-4) -> Solution:
+    """The best plan found within `time_limit` seconds, with its proved bound and its shadow prices.
 
     Shadow prices are those of the linear programme that remains when training runs and tranches are fixed as
     planned. `status` is optimal, feasible (stopped at the time limit), infeasible (with shortfalls) or unknown.
     """
     programme = build(instance)
-    answer = solve(programme.linear, time_limit=time_limit, tolerance=tolerance, progress=progress)
+    answer = solve(programme.linear, time_limit=time_limit, tolerance=tolerance)
     if answer.x is None:
         short = shortfalls(instance, time_limit=max(time_limit / 2, 5.0)) if answer.status == "infeasible" else ()
         return Solution(status=answer.status, solver=answer.solver, shortfalls=short)
@@ -64,12 +59,10 @@ def optimise(
     return Solution(
         status=answer.status,
         solver=answer.solver,
-        gap=gap(answer),
         objective=-GIGA * float(programme.linear.cost @ x + programme.linear.offset),
         bound=None if answer.bound is None else -GIGA * answer.bound,
         deployed=_deployed(instance, programme, x),
         starts=tuple(sorted((k for k, column in programme.columns.start.items() if x[column] > 0.5), key=_by_time)),
-        tranches=_tranches(instance, programme, x),
         prices={} if fixed.duals is None else shadow_prices(programme, fixed.duals),
     )
 
@@ -84,15 +77,6 @@ def _deployed(instance: Instance, programme: Programme, x: np.ndarray) -> np.nda
     for key, column in programme.columns.deploy.items():
         deployed[key] = np.floor(KILO * x[column] + 1e-6)
     return deployed
-
-
-def _tranches(instance: Instance, programme: Programme, x: np.ndarray) -> np.ndarray:
-    released = np.zeros(len(instance.quarters))
-    for quarter, column in programme.columns.tranches.items():
-        released[quarter] = round(x[column])
-    if len(released) > 1:
-        released[-1] = released[-2]
-    return released
 
 
 def shadow_prices(programme: Programme, duals: np.ndarray) -> dict[str, dict[tuple[int, ...], float]]:
@@ -170,7 +154,6 @@ def _elastic(linear: Linear, rows: np.ndarray) -> Linear:
         cost=np.concatenate([np.zeros(columns), scale]),
         offset=0.0,
         matrix=sparse.csr_array(sparse.hstack([linear.matrix, slack])),
-        lower=linear.lower,
         upper=linear.upper,
         least=np.concatenate([linear.least, np.zeros(count)]),
         most=np.concatenate([linear.most, np.full(count, INFINITY)]),

@@ -50,10 +50,14 @@ def shipped() -> Path:
     return package / "_data" if (package / "_data").is_dir() else package.parent
 
 
+def several(path: Folders) -> tuple[str | Path, ...]:
+    """Folders, however many were given."""
+    return (path,) if isinstance(path, str | Path) else tuple(path or ())
+
+
 def roots(path: Folders = None) -> tuple[Path, ...]:
     """Every folder to look in, first come first served; one that does not exist is refused."""
-    given = [path] if isinstance(path, (str, Path)) else list(path or ())
-    named = [("profile_path", Path(p)) for p in given]
+    named = [("profile_path", Path(p)) for p in several(path)]
     named += [("COOPT_PATH", Path(p)) for p in os.environ.get("COOPT_PATH", "").split(os.pathsep) if p]
     wrong = [Problem(field=field, expected="a folder", got=str(p)) for field, p in named if not _there(p, folder=True)]
     if wrong:
@@ -79,6 +83,23 @@ def entries(kind: str, *, path: Folders = None) -> tuple[Entry, ...]:
 def names(kind: str, *, path: Folders = None) -> tuple[str, ...]:
     """The names of every file of a kind."""
     return tuple(entry.name for entry in entries(kind, path=path))
+
+
+def kind_of(name: str, kinds: Iterable[str], *, path: Folders = None) -> str | None:
+    """Which of some kinds has a file called so: names come before aliases, kinds in the order given; None: none has."""
+    listed = {kind: entries(kind, path=path) for kind in kinds}
+    for aliased in (False, True):
+        for kind, found in listed.items():
+            words = (word for e in found for word in (e.aliases if aliased else (e.name, e.path.stem)))
+            if fold(name) in map(fold, words):
+                return kind
+    return None
+
+
+def spellings(kinds: Iterable[str], *, path: Folders = None) -> tuple[str, ...]:
+    """Every name and alias of some kinds."""
+    found = (entry for kind in kinds for entry in entries(kind, path=path))
+    return tuple(dict.fromkeys(word for entry in found for word in (entry.name, *entry.aliases)))
 
 
 def find(kind: str, name: str, *, path: Folders = None, but: Path | None = None) -> Path:

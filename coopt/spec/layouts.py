@@ -59,6 +59,9 @@ def layout(
     tp, cp, pp = (fields.get(key, 1.0) for key in ("tp", "cp", "pp"))
     fields.setdefault("dp", float(max(1, math.floor(chips / (tp * cp * pp)))))
     said += _sequence_parallel(fields, practice) + _shards(fields, practice)
+    if fields.get("dualpipe") and "paired" not in fields:
+        fields["paired"] = 1.0
+        said += ("paired=1: what a pipeline that runs both ways is for",)
     if mixed and "ep" not in fields:
         said += ("ep=1: not given; every chip of a tensor group holds its share of all experts",)
     return nouns.Layout(**fields), said

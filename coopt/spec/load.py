@@ -10,7 +10,7 @@ from typing import Any
 
 from coopt.problems import Problem, Refused, near
 from coopt.spec import nouns, read
-from coopt.spec.find import Folders, entries, find, fold, names
+from coopt.spec.find import Folders, find, kind_of, names, spellings
 from coopt.spec.layouts import layout, padded, practised
 from coopt.spec.profiles import Profile, checked, facts, hardware_table, profile
 from coopt.spec.resolve import resolve
@@ -55,14 +55,13 @@ def load(name: str, *, path: Folders = None, **settings: Any) -> nouns.Model | n
 def _kind(name: str, path: Folders) -> str:
     if name.endswith((".yaml", ".yml")):
         return str(read.head(find("model", name, path=path), ("kind",)).get("kind"))
-    listed = {kind: entries(kind, path=path) for kind in ("model", "law", "system", "chip")}
-    for kind, found in listed.items():
-        if fold(name) in {fold(word) for entry in found for word in (entry.name, entry.path.stem, *entry.aliases)}:
-            return kind
-    spellings = dict.fromkeys(word for found in listed.values() for e in found for word in (e.name, *e.aliases))
-    raise Refused(
-        Problem(field="name", expected="a model, a law or a machine", got=name[:80], hint=near(name, spellings))
-    )
+    if kind := kind_of(name, _LOADED, path=path):
+        return kind
+    hint = near(name, spellings(_LOADED, path=path))
+    raise Refused(Problem(field="name", expected="a model, a law or a machine", got=name[:80], hint=hint))
+
+
+_LOADED = ("model", "law", "system", "chip")
 
 
 def model(name: str, *, path: Folders = None, **overrides: Any) -> nouns.Model:

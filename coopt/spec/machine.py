@@ -11,7 +11,7 @@ import pydantic
 
 from coopt.problems import Problem, Refused, near
 from coopt.spec import read
-from coopt.spec.find import Folders, entries, find, fold, names
+from coopt.spec.find import Folders, entries, find, kind_of, names, spellings
 from coopt.spec.profiles import Profile, checked, profile
 from coopt.spec.read import Place
 from coopt.spec.schema import Mark, at, inner, is_quantity
@@ -72,18 +72,14 @@ def _system_and_chip(name: str, path: Folders) -> tuple[Profile | None, Profile,
 
 
 def _kind(name: str, path: Folders) -> str:
-    """Whether a name or a file is a system or a chip; names come before aliases, systems before chips."""
+    """Whether a name or a file is a system or a chip."""
     if name.endswith((".yaml", ".yml")):
         return str(read.head(find("chip", name, path=path), ("kind",)).get("kind", "chip"))
-    known = {kind: entries(kind, path=path) for kind in ("system", "chip")}
-    for kind, listed in known.items():
-        if fold(name) in {fold(spelled) for entry in listed for spelled in (entry.name, entry.path.stem)}:
-            return kind
-    for kind, listed in known.items():
-        if fold(name) in {fold(alias) for entry in listed for alias in entry.aliases}:
-            return kind
-    spellings = [spelled for listed in known.values() for e in listed for spelled in (e.name, *e.aliases)]
-    raise Refused(Problem(field="hardware", expected="a system or a chip", got=name[:80], hint=near(name, spellings)))
+    kinds = ("system", "chip")
+    if kind := kind_of(name, kinds, path=path):
+        return kind
+    hint = near(name, spellings(kinds, path=path))
+    raise Refused(Problem(field="hardware", expected="a system or a chip", got=name[:80], hint=hint))
 
 
 def overridden(files: Machine, overrides: Mapping[str, Any]) -> Machine:

@@ -38,7 +38,7 @@ VERDICTS = (
     "experts",  # ep does not divide the experts, or tp * cp * dp
     "sequence",  # cp or sp does not divide the sequence
     "fsdp",  # fsdp does not divide dp
-    "schedule",  # interleaving needs micro-batches in multiples of pp, or has no pipeline
+    "schedule",  # interleaving needs micro-batches in multiples of pp, dualpipe an even pp and 2 pp of them
     "type",  # the chip has no such number format
     "offload",  # no host link, or host memory too small
     "unpriced",  # a field that pricing needs is not known
@@ -54,6 +54,7 @@ class Precision:
     attention: Leaf = 2.0  # type code of the attention products
     head: Leaf = 2.0  # type code of the LM head
     activation: Leaf = 2.0  # B an element, kept for the backward pass
+    kept: Leaf = 2.0  # B an element of inputs that linear layers and activation functions keep of it
     weight: Leaf = 2.0  # B an element of the copy that computes
     gradient: Leaf = 4.0  # B an element of the gradient kept
     state: Leaf = 12.0  # B a parameter of master weight and optimizer moments
@@ -66,11 +67,13 @@ class Precision:
 
 
 PRECISIONS = {
-    "fp32": Precision(name="fp32", linear=0.0, attention=0.0, head=0.0, activation=4.0, weight=4.0, gather=4.0,
-                      wire=4.0, dispatch=4.0, cache=4.0, state=8.0),
+    "fp32": Precision(name="fp32", linear=0.0, attention=0.0, head=0.0, activation=4.0, kept=4.0, weight=4.0,
+                      gather=4.0, wire=4.0, dispatch=4.0, cache=4.0, state=8.0),
     "bf16": Precision(name="bf16"),
     "fp16": Precision(name="fp16", linear=3.0, attention=3.0, head=3.0),
     "fp8": Precision(name="fp8", linear=4.0, quantise=1.0, gather=1.0),
+    # DeepSeek-V3, arXiv 2412.19437, section 3.3: inputs kept and tokens dispatched in 8 bits, moments in 16
+    "fp8-cached": Precision(name="fp8-cached", linear=4.0, quantise=1.0, kept=1.0, state=8.0, gather=1.0, dispatch=1.0),
     "mxfp8": Precision(name="mxfp8", linear=5.0, quantise=1.0),
     "nvfp4": Precision(name="nvfp4", linear=6.0, quantise=1.0),
     "int8": Precision(name="int8", linear=7.0, quantise=1.0),
@@ -99,6 +102,8 @@ class LayerKind:
     experts: Leaf = 0.0
     top_k: Leaf = 0.0
     d_expert: Leaf = 0.0  # width of one expert
+    groups: Leaf = 1.0  # of experts, each on neighbouring chips; the experts of a token are in top_groups of them
+    top_groups: Leaf = 1.0
     shared: Leaf = 0.0  # shared experts a token always visits
     d_shared: Leaf = 0.0  # width of one shared expert
     bias: Leaf = 0.0  # 1: linear layers carry biases
@@ -134,15 +139,21 @@ class Layout:
     ep: Leaf = 1.0  # expert parallel; divides tp * cp * dp
     vpp: Leaf = 1.0  # model chunks a stage (interleaving)
     schedule: Leaf = 0.0  # code into SCHEDULES
+    dualpipe: Leaf = 0.0  # 1: micro-batches enter from both ends, a chip holds two stages, gradients fill the bubble
     micro_batch: Leaf = 1.0  # sequences a replica a pass
     sp: Leaf = 0.0  # 1: sequence parallel (norms and residuals split over tp)
     zero: Leaf = 1.0  # 0 replicated, 1 state, 2 + gradients, 3 + weights split over fsdp
     recompute: Leaf = 0.0  # code into RECOMPUTE
+    recompute_norm: Leaf = 0.0  # 1: beside that, a trainer (not `traced`) makes norms again,
+    recompute_act: Leaf = 0.0  # activation functions,
+    recompute_up: Leaf = 0.0  # the up-projections of MLA,
+    recompute_mlp: Leaf = 0.0  # or the whole feed-forward
     fused_attention: Leaf = 1.0  # 1: scores never leave the chip's cores; 0: written and read back
     fused_loss: Leaf = 1.0  # 1: cross-entropy in one kernel on 16-bit logits; 0: in 32 bits, an operation at a time
     traced: Leaf = 0.0  # 1: one compiled program: keeps what each operation needs, sums between copies after its loop
     offload: Leaf = 0.0  # share of kept activations moved to host memory and back
     overlap: Leaf = 0.0  # 1: all tensor-parallel collectives run under matmuls that are cut for it
+    paired: Leaf = 0.0  # 1: expert collectives run under the computing of another micro-batch
     late: Leaf = 0.0  # 1: weights are gathered and gradients summed while nothing is computed
     beside: Leaf = 0.0  # 1: backward, tensor collectives run beside the products that do not wait for them
     apart: Leaf = 0.0  # 1: weight gradients are added up by kernels of their own, not by the products that make them
@@ -233,6 +244,7 @@ class Hardware:
     pointwise: Leaf = 0.0  # s its vector units take for a byte of a pointwise kernel
     matmul: tuple[Leaf, ...] = (0.7,) * len(TYPES)  # share of the peak, large matmuls, by type
     depth: Leaf = 256.0  # reduction length k at which a matmul reaches half of that
+    batched: Leaf = 1.0  # rate of many products side by side over that of one alone; 1 with kernels made for them
     attention: Leaf = 0.5  # share of the peak, fused attention forward
     attention_backward: Leaf = 0.4
     attention_depth: Leaf = 1000.0  # sequence length at which fused attention reaches half of that
@@ -315,6 +327,8 @@ class Row:
     written: Leaf = 0.0  # B
     payload: Leaf = 0.0  # B a chip holds of the full buffer (before a reduction, after a gather)
     fan: Leaf = 1.0  # copies of one item in the payload that cross into a unit once (deduplicated all-to-all)
+    parts: Leaf = 1.0  # of the group, each of neighbours; the copies of one item go to top_parts of them
+    top_parts: Leaf = 1.0
     size: Leaf = 1.0  # chips in the group
     stride: Leaf = 1.0  # distance between neighbours of the group, in chips
 
@@ -345,12 +359,14 @@ class Ops:
     chunks: Leaf = 1.0  # virtual stages
     micro_batches: Leaf = 1.0
     schedule: Leaf = 0.0
+    dualpipe: Leaf = 0.0
     layers: Leaf = 0.0  # in all
     layers_first: Leaf = 0.0  # on the first, a middle and the last stage
     layers_middle: Leaf = 0.0
     layers_last: Leaf = 0.0
     type: Leaf = 2.0  # the recipe's linear type: the peak that MFU is taken of
     overlap: Leaf = 0.0  # share of tensor collectives that may hide behind compute
+    paired: Leaf = 0.0  # 1: expert collectives hide behind the computing of another micro-batch, where there is one
     late: Leaf = 0.0  # 1: data collectives wait until nothing is computed
     scan: Leaf = 0.0  # 1: sums between copies begin when all is computed
     eager: Leaf = 1.0  # share of launches that the host makes one by one
@@ -377,23 +393,3 @@ class Cost:
     once: tuple[Leaf, ...] = ()  # s of one occurrence
     bound: tuple[Leaf, ...] = ()  # codes into BOUNDS
     parts: Memory = Memory()
-
-
-@struct
-class Measurement:
-    """What a clock or a compiler said about one block, with its provenance."""
-
-    name: str = label(default="")
-    device: str = label(default="")
-    versions: str = label(default="")
-    digest: str = label(default="")
-    kind: str = label(default="none")  # clock | compiler cycles | none
-    outcome: str = label(default="ok")
-    isolation: str = label(default="process")
-    time: Leaf = NAN  # s, median
-    low: Leaf = NAN
-    high: Leaf = NAN
-    flops: Leaf = NAN
-    bytes: Leaf = NAN
-    memory: Leaf = NAN
-    spread: Leaf = NAN  # relative median absolute deviation of the samples

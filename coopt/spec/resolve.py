@@ -85,8 +85,8 @@ def resolve(
         ported=_value(files.stack.fields.ported.get(family), 1.0),
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
-    # A chip that was calibrated with a stack says itself what pointwise kernels move.
-    own = {key: fitted[key] for key in ("passes", "passes_back") if key in fitted}
+    # A chip that was calibrated with a stack says itself what pointwise kernels move, and how products batch.
+    own = {key: fitted[key] for key in ("passes", "passes_back", "batched") if key in fitted}
     return _with_own_links(replace(applied(bare, fitted, shares), **own), files)
 
 

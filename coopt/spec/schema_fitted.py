@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from coopt.spec.schema_types import (
@@ -25,10 +26,13 @@ from coopt.spec.schema_types import (
 )
 
 
-def _shards(given: Any) -> str | float | None:
-    if given == "dp":
-        return given
-    return float(given) if isinstance(given, int) and not isinstance(given, bool) and given >= 1 else None
+def _count_or(word: str) -> Callable[[Any], str | float | None]:
+    def read(given: Any) -> str | float | None:
+        if given == word:
+            return given
+        return float(given) if isinstance(given, int) and not isinstance(given, bool) and given >= 1 else None
+
+    return read
 
 
 def _sequence_parallel(given: Any) -> str | float | None:
@@ -40,15 +44,13 @@ def _month(given: Any) -> str | None:
     return given if isinstance(given, str) and re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", given) else None
 
 
-def _chunks(given: Any) -> str | float | None:
-    if given == "layers":
-        return given
-    return float(given) if isinstance(given, int) and not isinstance(given, bool) and given >= 1 else None
-
-
-Chunks = Annotated[str | float, Scalar("`layers` or a whole number", "`layers` is one layer a chunk", _chunks)]
+Chunks = Annotated[
+    str | float, Scalar("`layers` or a whole number", "`layers` is one layer a chunk", _count_or("layers"))
+]
 Month = Annotated[str, Scalar("a month, yyyy-mm", "the month of a publication", _month)]
-Shards = Annotated[str | float, Scalar("`dp` or a whole number", "write `dp` for all of data parallel", _shards)]
+Shards = Annotated[
+    str | float, Scalar("`dp` or a whole number", "write `dp` for all of data parallel", _count_or("dp"))
+]
 SequenceParallel = Annotated[
     str | float, Scalar("`with-tp`, 0 or 1", "`with-tp` is 1 where tp > 1", _sequence_parallel)
 ]
@@ -61,6 +63,7 @@ class Fitted(Strict):
     matmul_8: Quantity[Efficiency] | None = None
     matmul_4: Quantity[Efficiency] | None = None
     depth: Quantity[Positive] | None = None
+    batched: Quantity[Positive] | None = None  # rate of many products side by side over one alone
     attention: Quantity[Efficiency] | None = None
     attention_depth: Quantity[Positive] | None = None
     stream: Quantity[Efficiency] | None = None
@@ -87,6 +90,7 @@ class Practice(Strict):
     apart: Flag | None = None
     beside: Flag | None = None
     cp: Count | None = None
+    dualpipe: Flag | None = None
     dropout: Flag | None = None  # of models with plain (ungated) feed-forwards
     ep: Count | None = None
     fsdp: Shards | None = None
@@ -100,11 +104,16 @@ class Practice(Strict):
     offload: Share | None = None
     optimizer: Literal["adamw", "muon", "adafactor"] | None = None
     overlap: Flag | None = None
+    paired: Flag | None = None
     pieces: Count | None = None
     order: Literal["tp-cp-dp-pp", "tp-cp-pp-dp", "pp-tp-cp-dp"] | None = None
     pp: Count | None = None
-    precision: Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"] | None = None
+    precision: Literal["fp32", "bf16", "fp16", "fp8", "fp8-cached", "mxfp8", "nvfp4", "int8"] | None = None
     recompute: Literal["none", "selective", "full"] | None = None
+    recompute_act: Flag | None = None
+    recompute_mlp: Flag | None = None
+    recompute_norm: Flag | None = None
+    recompute_up: Flag | None = None
     reduce: Count | None = None  # B an element of a reduced gradient
     schedule: Literal["1f1b", "gpipe", "zero-bubble"] | None = None
     sp: SequenceParallel | None = None

@@ -42,6 +42,8 @@ class Layers(Strict):
     experts: Count | None = None
     top_k: Count | None = None
     d_expert: Count | None = None
+    groups: Count | None = None
+    top_groups: Count | None = None
     shared: Natural | None = None
     d_shared: Count | None = None
     bias: Flag = False
@@ -68,6 +70,9 @@ class Layers(Strict):
             raise failure("kv_heads that divides heads", f"{self.kv_heads:g} of {self.heads:g}", "")
         if self.experts and self.top_k and self.top_k > self.experts:
             raise failure("top_k <= experts", f"{self.top_k:g} of {self.experts:g}", "")
+        if (self.top_groups or 1) > (self.groups or 1) or (self.experts or 0) % (self.groups or 1):
+            got = f"{self.top_groups or 1:g} of {self.groups or 1:g} groups of {self.experts or 0:g} experts"
+            raise failure("groups that divide the experts, and top_groups <= groups", got, "")
         return self
 
 

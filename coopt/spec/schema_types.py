@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from coopt import units
 from coopt.problems import Problem, Refused, shown
-from coopt.units import flag
+from coopt.units import flag, within
 
 T = TypeVar("T")
 
@@ -65,15 +65,6 @@ def _name(given: Any) -> str | None:
     return given if isinstance(given, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", given) else None
 
 
-def _number(least: float, most: float, whole: bool = False) -> Callable[[Any], float | None]:
-    def read(given: Any) -> float | None:
-        if isinstance(given, bool) or not isinstance(given, (int, float)):
-            return None
-        return float(given) if least <= given <= most and (not whole or given == int(given)) else None
-
-    return read
-
-
 def _date(given: Any) -> str | None:
     return str(given) if year(given) is not None else None
 
@@ -121,11 +112,11 @@ Notes = Annotated[tuple[str, ...], Scalar("a text or a list of texts", "write wo
 Name = Annotated[str, Scalar("a name of small letters, digits, `-`, `.`", "write it like `h100-sxm`", _name)]
 Date = Annotated[str, Scalar("a date", "write `2026-08-27`, `2026-08`, `2026Q3` or `2026`", _date)]
 Flag = Annotated[bool, Scalar("yes or no", "write `yes` or `no`", flag)]
-Count = Annotated[float, Scalar("a whole number from 1", "write it like `128`", _number(1, 1e15, whole=True))]
-Natural = Annotated[float, Scalar("a whole number from 0", "write it like `0`", _number(0, 1e15, whole=True))]
-Real = Annotated[float, Scalar("a number", "write it like `0.5` or `1e12`", _number(-1e40, 1e40))]
-Positive = Annotated[float, Scalar("a number above 0", "write it like `0.5` or `1e12`", _number(1e-40, 1e40))]
-AtLeastOne = Annotated[float, Scalar("a number from 1", "write it like `1` or `3`", _number(1, 1e6))]
+Count = Annotated[float, Scalar("a whole number from 1", "write it like `128`", within(1, 1e15, whole=True))]
+Natural = Annotated[float, Scalar("a whole number from 0", "write it like `0`", within(0, 1e15, whole=True))]
+Real = Annotated[float, Scalar("a number", "write it like `0.5` or `1e12`", within(-1e40, 1e40))]
+Positive = Annotated[float, Scalar("a number above 0", "write it like `0.5` or `1e12`", within(1e-40, 1e40))]
+AtLeastOne = Annotated[float, Scalar("a number from 1", "write it like `1` or `3`", within(1, 1e6))]
 Share = Annotated[float, _share(0.0)]
 Efficiency = Annotated[float, _share(1e-9)]
 Bytes = Annotated[float, measured_in("B")]

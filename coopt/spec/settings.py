@@ -8,7 +8,7 @@ from typing import Any
 
 from coopt.problems import Problem, Refused, near, shown
 from coopt.spec import nouns
-from coopt.units import flag
+from coopt.units import flag, within
 
 FIELDS = tuple(field.name for field in dataclasses.fields(nouns.Layout))
 CODES = {
@@ -19,6 +19,10 @@ CODES = {
     "optimizer": nouns.OPTIMIZERS,
 }
 _COUNTS = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp", "micro_batch", "pieces")
+_FLAGS = (
+    "sp", "dualpipe", "fused_attention", "fused_loss", "traced", "overlap", "paired", "late", "beside", "apart",
+    "recompute_norm", "recompute_act", "recompute_up", "recompute_mlp",
+)  # fmt: skip
 
 
 def setting(key: str, given: Any) -> Any:
@@ -54,46 +58,18 @@ def _recipe(given: Any) -> nouns.Precision:
     return nouns.PRECISIONS[given]
 
 
-def _whole(least: int, most: float) -> Callable[[Any], float | None]:
-    def accept(given: Any) -> float | None:
-        number = not isinstance(given, bool) and isinstance(given, (int, float))
-        return float(given) if number and least <= given <= most and given == int(given) else None
-
-    return accept
-
-
 def _yes(given: Any) -> float | None:
     said = flag(int(given) if isinstance(given, float) and given in (0.0, 1.0) else given)
     return None if said is None else float(said)
 
 
-def _part(given: Any) -> float | None:
-    number = not isinstance(given, bool) and isinstance(given, (int, float))
-    return float(given) if number and 0 <= given <= 1 else None
-
-
-def _factor(least: float) -> Callable[[Any], float | None]:
-    def accept(given: Any) -> float | None:
-        number = not isinstance(given, bool) and isinstance(given, (int, float))
-        return float(given) if number and (given == least or 1 <= given <= 1e6) else None
-
-    return accept
-
-
 _ACCEPTS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
-    **{key: ("a whole number from 1", _whole(1, 1e9)) for key in _COUNTS},
-    **{key: (f"one of {', '.join(names)}", _whole(0, len(names) - 1)) for key, names in CODES.items()},
-    "zero": ("0, 1, 2 or 3", _whole(0, 3)),
-    "sp": ("0 or 1", _yes),
-    "fused_attention": ("0 or 1", _yes),
-    "fused_loss": ("0 or 1", _yes),
-    "traced": ("0 or 1", _yes),
-    "offload": ("a share from 0 to 1", _part),
-    "graphs": ("a share from 0 to 1", _part),
-    "overlap": ("0 or 1", _yes),
-    "late": ("0 or 1", _yes),
-    "beside": ("0 or 1", _yes),
-    "apart": ("0 or 1", _yes),
-    "capacity": ("0 or a factor of the mean from 1", _factor(0)),
-    "imbalance": ("a factor of the mean from 1", _factor(1)),
+    **{key: ("a whole number from 1", within(1, 1e9, whole=True)) for key in _COUNTS},
+    **{key: (f"one of {', '.join(names)}", within(0, len(names) - 1, whole=True)) for key, names in CODES.items()},
+    "zero": ("0, 1, 2 or 3", within(0, 3, whole=True)),
+    **dict.fromkeys(_FLAGS, ("0 or 1", _yes)),
+    "offload": ("a share from 0 to 1", within(0, 1)),
+    "graphs": ("a share from 0 to 1", within(0, 1)),
+    "capacity": ("0 or a factor of the mean from 1", within(1, 1e6, zero=True)),
+    "imbalance": ("a factor of the mean from 1", within(1, 1e6)),
 }

@@ -14,7 +14,7 @@ from coopt.store.frame import Scan
 from coopt.store.identity import Owner
 from coopt.store.trials import Trials
 
-STUDY, JOURNAL, LOCK = "study.yaml", "journal", "lock"
+STUDY, JOURNAL, LOCK, ANSWER = "study.yaml", "journal", "lock", "answer.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from coopt.search.certificate import certificate
 from coopt.search.space import Candidate
 from coopt.spec.nouns import Model
 from coopt.store import Run, finite
+from coopt.store.saved import ANSWER
 from coopt.study import ranking
 from coopt.study.given import bench, host, machines
 from coopt.study.given.asked import Question
@@ -26,7 +27,6 @@ from coopt.study.screened.screening import Screened
 from coopt.study.timed import afresh, blocks, calibration
 from coopt.study.timed.shortlist import Timings
 
-ANSWER = "answer.json"
 FRONT = 60  # points of a Pareto front in a document
 
 

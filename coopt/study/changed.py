@@ -11,11 +11,10 @@ from typing import Any
 from coopt.problems import Problem, Refused
 from coopt.search.space import Candidate
 from coopt.spec import load, read
-from coopt.spec.find import FOLDERS, entries, fold
+from coopt.spec.find import FOLDERS, kind_of
 from coopt.spec.nouns import VERDICTS, training
 from coopt.store import Saved
-from coopt.store.saved import content
-from coopt.study.answer import ANSWER
+from coopt.store.saved import ANSWER, content
 from coopt.study.given import asked, inputs, machines, spaces
 from coopt.study.given.schema import Study
 from coopt.study.ranking import document
@@ -44,10 +43,8 @@ def _profile(name: str, path: Any) -> tuple[str, Path]:
         if isinstance(kind, str) and kind in FOLDERS:
             return kind, Path(name)
         raise Refused(Problem(file=name, field="kind", expected=f"one of {', '.join(FOLDERS)}", got=str(kind)))
-    for kind in FOLDERS:
-        spelled = {fold(word) for e in entries(kind, path=path) for word in (e.name, e.path.stem, *e.aliases)}
-        if fold(name) in spelled:
-            return kind, load.find(kind, name, path=path)
+    if kind := kind_of(name, FOLDERS, path=path):
+        return kind, load.find(kind, name, path=path)
     hint = "`coopt hardware` and `coopt models` list the names"
     raise Refused(Problem(field="changed_by", expected="a profile's name or file", got=name[:80], hint=hint))
 

@@ -20,6 +20,7 @@ from coopt.problems import Problem, Refused
 from coopt.search.space import Candidate
 from coopt.search.sweep import Result
 from coopt.spec import load
+from coopt.spec.find import several
 from coopt.spec.nouns import Hardware, Law
 from coopt.store import Run
 from coopt.study import elsewhere, ranking
@@ -28,6 +29,7 @@ from coopt.study.given import asked, bench, inputs, machines, spaces
 from coopt.study.given.asked import Question
 from coopt.study.given.emit import as_yaml
 from coopt.study.given.machines import Here
+from coopt.study.given.progress import Progress, silent
 from coopt.study.given.scheduler import Crew
 from coopt.study.given.schema import Study
 from coopt.study.given.spaces import Family
@@ -37,12 +39,7 @@ from coopt.study.timed import afresh, blocks, calibration
 from coopt.study.timed.shortlist import MORE, Timings, shortlist, time_blocks
 from coopt.workers import Executor
 
-Progress = Callable[[str, int, int], None]
 Opened = Callable[[bool], contextlib.AbstractContextManager[Executor]]
-
-
-def silent(sentence: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def search(options: Any, *, told: Progress = silent) -> dict[str, Any]:
@@ -149,7 +146,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
     """From a study to its answer; what the journal holds is not done again."""
     inputs.stamp(run)
     study, spent = inputs.located(asking.study), _Clock()
-    aim = dataclasses.replace(aim, path=(*inputs.folders(run.path), *_folders(aim.path)))
+    aim = dataclasses.replace(aim, path=(*inputs.folders(run.path), *several(aim.path)))
     started = str(_header(run).get("started", ""))
     date = started[:10] or time.strftime("%Y-%m-%d")
     family = spaces.family(study, path=aim.path)
@@ -210,15 +207,11 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
 def _robust(run: Run, study: Study, final: list[Screened], plans: list[Candidate], aim: _Aim) -> dict[str, Any] | None:
     """How sure the order of the plans is under the intervals of every constant, this run's own profiles first."""
     own = (run.path / name for name in ("calibrated", "measured"))
-    path = (*(folder for folder in own if folder.is_dir()), *_folders(aim.path))
+    path = (*(folder for folder in own if folder.is_dir()), *several(aim.path))
     pool = ranking.pool(final, plans, most=robust.POOL)
     return robust.document(
         pool, study.objective, limits=study.limits, listed=len(plans), seed=int(study.seed), path=path
     )
-
-
-def _folders(path: Any) -> tuple[Any, ...]:
-    return (path,) if isinstance(path, str | Path) else tuple(path or ())
 
 
 def _crew(executor: Executor, aim: _Aim) -> Crew:

@@ -8,12 +8,12 @@ from typing import Any
 
 from coopt.cost import estimate, loss
 from coopt.cost.explain import layout_document, plain
-from coopt.cost.quality import Z90, counted_parameters, effective_tokens, max_experts
+from coopt.cost.quality import counted_parameters, effective_tokens, max_experts
 from coopt.ops import count
 from coopt.search.space import Candidate, digits
-from coopt.spec.nouns import VERDICTS, Hardware
+from coopt.spec.nouns import VERDICTS
 from coopt.study.given.objectives import expression, machine_of
-from coopt.study.scored.evidence import sigma
+from coopt.study.scored.evidence import interval, sigma
 from coopt.study.screened.screening import Screened, best, kind_of
 from coopt.study.timed import blocks
 
@@ -54,12 +54,6 @@ def pool(several: Sequence[Screened], plans: Sequence[Candidate], *, most: int) 
     return [*plans, *others][: max(most, len(plans))]
 
 
-def interval(step_time: float, hardware: Hardware) -> list[float]:
-    """The central 90% of the step time by the machine's sigma; wide where it was never compared with anything."""
-    width = Z90 * sigma(hardware)
-    return [step_time * math.exp(-width), step_time * math.exp(width)]
-
-
 def document(plan: Candidate, *, rank: int, objective: str, timed: Mapping[str, blocks.Timed] | None = None) -> dict:
     """One entry of `plans` or `pareto`; null for what is not known.
 
@@ -89,7 +83,7 @@ def document(plan: Candidate, *, rank: int, objective: str, timed: Mapping[str, 
         "loss": quality,
         "measured_time": clock,
         "measured_kind": None if clock is None else "clock",
-        "interval": interval(seconds, machine_of(plan)),
+        "interval": interval(seconds, sigma(machine_of(plan))),
         "verdict": VERDICTS[int(cost.verdict)],
         objective: plain(ranks_by),
         "tokens": plain(plan.workload.tokens),

@@ -13,10 +13,10 @@ from coopt import store, workers
 from coopt.problems import Problem, Refused
 from coopt.store import Saved, bundle, finite, identity
 from coopt.store.files import safe_name
-from coopt.store.saved import content
+from coopt.store.saved import ANSWER, content
 from coopt.study import main
-from coopt.study.answer import ANSWER
-from coopt.study.given import bench, inputs
+from coopt.study.given import bench, inputs, scheduler
+from coopt.study.given.progress import Progress, silent
 from coopt.workers import Job, Outcome
 
 FILES = ("study.yaml", "journal", ANSWER, "plans.json", "measurements.json")
@@ -48,7 +48,7 @@ def pack(run: Saved, out: Path) -> bundle.Bundle:
                         versions=stamp.get("versions", {}))  # fmt: skip
 
 
-def replay(file: Path, *, told: main.Progress = main.silent) -> dict[str, Any]:
+def replay(file: Path, *, told: Progress = silent) -> dict[str, Any]:
     """Derives a bundled run again and compares: `first` is the first number that differs, None when none does.
 
     Measured numbers are those of the machine that measured them: they are taken from the journal and not compared.
@@ -98,7 +98,7 @@ class Playback:
                            message="this job was not measured in the run")  # fmt: skip
         seconds = found.get("seconds")
         return Outcome(status=found["status"], result=found.get("result"), message=str(found.get("message") or ""),
-                       seconds=math.nan if seconds is None else float(seconds))  # fmt: skip
+                       seconds=math.nan if seconds is None else float(seconds), **scheduler.ended(found))  # fmt: skip
 
 
 def compared(then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -133,31 +133,3 @@ def _same_work(first: Any, options: Any) -> dict[str, Any]:
         "seq_len": options.seq_len or float(phase.seq_len),
         "global_batch": options.global_batch or float(phase.batch),
     }
-
-
-def search(options: Any) -> dict[str, Any]:
-    """The main job: screen, compile and time, calibrate, rank again."""
-    from coopt.study.main import search as main
-
-    return main(options)
-
-
-def resume(options: Any) -> dict[str, Any]:
-    """Goes on with a run."""
-    from coopt.study.main import resume as main
-
-    return main(options)
-
-
-def measure(options: Any) -> dict[str, Any]:
-    """Times blocks on this machine."""
-    from coopt.study.timed.timing import measure as timed
-
-    return timed(options)
-
-
-def calibrate(options: Any) -> dict[str, Any]:
-    """Measurements to a profile."""
-    from coopt.study.timed.profiled import calibrate as fitted
-
-    return fitted(options)

@@ -10,6 +10,6 @@ from coopt.workers.executor import Executor, run
 from coopt.workers.inprocess import serial
 from coopt.workers.job import Job
 from coopt.workers.outcome import STATUSES, Outcome
-from coopt.workers.processes import process
+from coopt.workers.processes import HEAP, process
 
-__all__ = ["STATUSES", "Executor", "Job", "Outcome", "process", "run", "serial"]
+__all__ = ["HEAP", "STATUSES", "Executor", "Job", "Outcome", "process", "run", "serial"]

@@ -250,3 +250,14 @@ def tell_and_raise(payload, report):
 
 def tell_and_answer(payload):
     return {"outcome": "ok", "message": "tell_and_answer", "environment": dict(os.environ)}
+
+
+def faults(payload):
+    """Pages asked of the kernel while 64 MiB are filled and freed, five times after a first."""
+    counted = []
+    for _ in range(6):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = bytearray(b"x") * (64 << 20)
+        del held
+        counted.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return {"faults": counted}

@@ -87,6 +87,7 @@ CHANGES = {
     "JAX_*": lambda patch: patch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest"),
     "code": lambda patch: patch.setattr(bench, "code", lambda: "0"),
     "processor": lambda patch: patch.setattr("coopt.measure.host.processor", lambda: "another"),
+    "accelerators": lambda patch: patch.setattr("coopt.measure.host.accelerators", lambda: ["10de:2330"]),
     "cores": lambda patch: patch.setattr("coopt.measure.host.cores", lambda: 99),
 }
 

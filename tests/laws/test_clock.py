@@ -176,6 +176,28 @@ def test_throttling_is_marked(rng):
     assert "drift" in Fake(rng, work=0.01, ramp=0.5).estimate().flags
 
 
+@pytest.mark.parametrize("work", [0.01, 2e-4])
+def test_samples_of_a_slowed_clock_are_thrown_away(rng, work):
+    """C6: a device that clocks down by a third for most of the time: its seconds are of the clock it began with."""
+    fake = Fake(rng, work=work)
+    slow = lambda: fake.now % 0.4 > 0.1  # noqa: E731
+    timer = lambda k: Fake.timer(fake, k) * (1.5 if slow() else 1.0)  # noqa: E731
+    fake.timer, hertz = timer, lambda: 1.2e9 if slow() else 1.8e9
+    timing = fake.estimate(hertz=hertz)
+    assert timing.throttled > 6 and timing.clock == 1.8e9 and "throttled" not in timing.flags
+    assert timing.time == pytest.approx(work, rel=0.03)
+    assert fake.estimate().time > 1.05 * work  # nobody who says: the slow ones count
+
+
+def test_a_device_that_stays_slow_is_marked(rng):
+    fake, told = Fake(rng, work=0.01), []
+    hertz = lambda: told.append(1) or (1.8e9 if len(told) < 4 else 1.2e9)  # noqa: E731
+    timing = fake.estimate(hertz=hertz)
+    assert "throttled" in timing.flags and timing.throttled == timing.samples - 3
+    assert clock.verdict(timing.flags)["outcome"] == "noisy"
+    assert fake.estimate().throttled == 0 and np.isnan(fake.estimate().clock)
+
+
 def test_slow_work_gets_six_samples_or_three(rng):
     assert Fake(rng, work=0.4).estimate(budget_s=1.0).samples == 6
     few = Fake(rng, work=5.0).estimate(budget_s=1.0)

@@ -95,6 +95,7 @@ BETTER: dict[str, Change] = {
     "attention share backward": _share("attention_backward"),
     "memory share": _share("stream"),
     "matmul depth": _less("depth"),
+    "batches of products": _field("batched"),
     "attention depth": _less("attention_depth"),
     "launch": _less("kernel"),
     "dispatch": _less("dispatch"),

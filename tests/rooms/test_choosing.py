@@ -76,6 +76,47 @@ def test_nothing_that_cannot_change_the_decision_is_worth_timing():
     assert shared.decided
 
 
+def test_noise_is_that_of_the_objective():
+    """A timing of a layer that is half of its step may be off by half as much in the step: noise goes by elasticity."""
+    known = {"slopes": np.zeros((2, 1)), "covariance": np.eye(1), "residual": np.array([0.1, 0.1])}
+    even = choose(np.array([1.0, 1.0]), noise=0.1, **known)
+    sure = choose(np.array([1.0, 1.0]), noise=np.array([0.1, 0.01]), **known)
+    assert even.worth[1] < 1.2 * even.worth[0] and sure.next == 1 and sure.worth[1] > 1.2 * even.worth[1]
+    still = choose(np.array([1.0, 1.01]), slopes=np.zeros((2, 1)), covariance=np.eye(1), residual=np.zeros(2),
+                   noise=np.zeros(2))  # fmt: skip
+    assert np.isfinite(still.worth).all() and still.decided
+
+
+def test_the_noise_of_a_timing_is_scaled_by_its_plans_elasticity(here, monkeypatch):  # noqa: F811
+    told = swept(study(space=SMALL, workload=WORK), here)
+    plans = list(screening.best(told, key=lambda plan: blocks.key(blocks.of_plan(plan))))[:4]
+    listed = shortlist.shortlist(plans, hardware=here, objective="time_per_token")
+    seen = []
+    monkeypatch.setattr(
+        shortlist, "choose", lambda objective, **given: seen.append(given) or choose(objective, **given)
+    )
+    shortlist.time_blocks(listed, lambda job: blocks.Timed(job, "crashed", {}), wanted=4)
+    assert np.allclose(seen[0]["noise"], calibration.NOISE * listed.elasticity) and (listed.elasticity < 1.0).any()
+
+
+def test_a_block_faster_than_light_is_not_ranked(here, rng):  # noqa: F811
+    """A clock that lies by a factor of a thousand: the timing is a wrong result, not the winner."""
+    told = swept(study(space=SMALL, workload=WORK), here)
+    plans = list(screening.best(told, key=lambda plan: blocks.key(blocks.of_plan(plan))))[:4]
+    listed = shortlist.shortlist(plans, hardware=here, objective="time_per_token")
+
+    def lying(job):
+        block = timed_by(here, [job], rng)[0]
+        light = blocks.SLACK * blocks.peak_of(job, here)
+        phases = {part: said | {"time": said["time"] / 1e3, "flops": 1.1 * light * said["time"]}
+                  for part, said in block.answer["phases"].items()}  # fmt: skip
+        return dataclasses.replace(block, answer={**block.answer, "phases": phases})
+
+    found = shortlist.time_blocks(listed, lying, wanted=3)
+    assert found.timed and {block.status for block in found.timed} == {"wrong-result"}
+    assert not any(block.usable for block in found.timed) and "cannot be true" in found.timed[0].message
+
+
 def test_the_loop_stops_when_the_ranking_is_decided(here, rng):  # noqa: F811
     """On a hidden machine the plan that is taken is within 2% of the best, with fewer blocks than there are."""
     told = swept(study(space=SMALL, workload=WORK), here)
@@ -122,7 +163,8 @@ def test_a_few_telling_blocks_calibrate_as_well_as_all(here, rng):  # noqa: F811
     jobs = survey.pool(here, count=60)
     assert len(jobs) == 60
     assert len({blocks.key(job) for job in jobs}) == 60
-    changes = {"matmul_32": 0.5, "matmul_16": 0.9, "passes": 3.0, "passes_back": 2.5, "bandwidth": 2e10, "kernel": 1e-5}
+    changes = {"matmul_32": 0.5, "matmul_16": 0.9, "batched": 0.3, "passes": 3.0, "passes_back": 2.5}
+    changes |= {"bandwidth": 2e10, "kernel": 1e-5}
     hidden = constants.with_constants(here, {**constants.constants_of(here), **changes})
     timed = survey.survey(here, lambda job: timed_by(hidden, [job], rng, noise=0.03)[0], jobs)
     assert len(constants.SPREAD) < len(timed) <= 30
@@ -132,6 +174,7 @@ def test_a_few_telling_blocks_calibrate_as_well_as_all(here, rng):  # noqa: F811
     rest = [job for job in jobs if blocks.key(job) not in done]
     off = [blocks.predicted(job, machine)[1] / blocks.predicted(job, hidden)[1] - 1.0 for job in rest]
     assert np.median(np.abs(off)) < 0.03
+    assert found.constants["batched"] == pytest.approx(0.3, rel=0.2)
 
 
 def test_a_survey_keeps_its_time_and_passes_over_what_fails(here, rng):  # noqa: F811

@@ -377,13 +377,13 @@ def test_what_could_not_be_written_is_refused_before_the_work(words, tmp_path):
 
 def test_names_are_looked_up_before_the_machine_is_measured(monkeypatch):
     """Seconds of timing do not come before a sentence about a name."""
-    from coopt.study import verbs
+    from coopt.commands import watched
     from coopt.study.given import bench
 
     monkeypatch.setattr(bench, "opened", lambda *_: pytest.fail("a machine was measured for nothing"))
     for words in (["measure", "--model=nobody"], ["measure", "nobody.yaml"], ["calibrate", "--hardware=nobody"]):
         with pytest.raises(Refused, match="nobody"):
-            getattr(verbs, words[0])(parse(words))
+            getattr(watched, words[0])(parse(words))
 
 
 def test_validate_writes_what_out_names(tmp_path):

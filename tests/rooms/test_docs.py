@@ -118,7 +118,9 @@ def test_yaml_on_a_page_is_right(page, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_to_a_page_and_to_a_heading(page):
-    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text)
+    for target, anchor in links + [(target, "") for target in re.findall(r'(?:src|href)="([^"#]+)"', text)]:
         if re.match(r"[a-z]+:", target):
             continue
         there = (page.parent / target) if target else page

@@ -13,12 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from coopt.commands.parse import Usage, parse
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = sorted(path for path in (ROOT / "coopt").rglob("*.py") if "_data" not in path.parts)
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 FILE_LINES, FUNCTION_LINES = 400, 60
@@ -138,38 +135,6 @@ def test_docstring_examples_are_run():
 
 
 # ---------------------------------------------------------------- what is written is true
-
-
-def commands(page: Path) -> list[str]:
-    """Every `coopt ...` line of a page's fenced blocks; a trailing backslash joins lines."""
-    found = []
-    for block in re.findall(r"```(?:bash|sh|shell|console)\n(.*?)```", page.read_text(), re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            for part in re.split(r"&&|\|\||;|\|", line.split("  #")[0].removeprefix("$ ")):
-                if part.strip().startswith("coopt "):
-                    found.append(part.strip())
-    return found
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_commands_in_pages_can_be_typed(page):
-    for command in commands(page):
-        words = shlex.split(command.split(" >")[0])[1:]
-        if words in (["--help"], ["--version"]):
-            continue
-        try:
-            parse(words)
-        except Usage as mistake:
-            raise AssertionError(f"{name(page)}: `{command}`: {mistake}") from None
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_in_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()) + re.findall(
-        r'(?:src|href)="([^"#]+)"', page.read_text()
-    ):
-        if not re.match(r"[a-z]+:", target):
-            assert (page.parent / target).exists(), f"{name(page)}: {target}"
 
 
 def test_readme_is_under_two_screens():

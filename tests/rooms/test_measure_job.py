@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from coopt import workers
-from coopt.measure import sweep
+from coopt.measure import check, host, sweep
 from coopt.measure.job import FIELDS, run_job
-from coopt.measure.jobs import block_job, finite, layout_of, measurement_of, model_of
+from coopt.measure.jobs import block_job, finite, layout_of, model_of
 from coopt.problems import Refused
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
+from coopt.study.given import bench
+from coopt.study.timed import blocks
 
 KIND = LayerKind(count=2.0, heads=4.0, kv_heads=2.0, head_dim=16.0, d_ff=128.0)
 MODEL = Model(name="tiny", d_model=64.0, vocab=256.0, norms=1.0, kinds=(KIND,))
@@ -51,12 +53,9 @@ def test_a_block_is_timed_in_a_child(executor):
     assert both["flops"] == pytest.approx(3 * one["flops"], rel=0.1)
     assert (answer["tokens"], answer["chips"], answer["kind"]) == (128, 1, "clock")
     assert answer["memory"] > 4 * answer["parameters"] * 2
+    assert answer["check"]["reference"] == "float64" and answer["check"]["worst"] < answer["check"]["tolerance"]
     assert answer["versions"]["jax"] == jax.__version__
     assert len(answer["digest"]) == 64
-    measured = measurement_of(answer)
-    assert measured.time == answer["time"]
-    assert measured.kind == "clock"
-    assert float(measured.flops) == answer["flops"]
 
 
 def test_the_same_job_compiles_to_the_same_program(executor):
@@ -85,6 +84,75 @@ def test_a_block_too_large_for_the_memory_is_infeasible_before_it_runs(executor)
     assert outcome.status == "infeasible-memory"
     assert outcome.available == 1e6
     assert outcome.wanted > 1e6
+
+
+def test_what_did_not_end_well_is_told_with_its_bytes(executor):
+    """The journal and `coopt measure` keep what an outcome says: bytes wanted and there, the phase, the isolation."""
+    job = block_job(MODEL, FP32, seq_len=64, memory=1e6)
+    block = blocks.of_record(job, bench.do(None, executor, job, deadline_s=120.0))
+    said = json.loads(json.dumps(finite(block.document())))
+    assert (said["outcome"], said["available"], said["isolation"]) == ("infeasible-memory", 1e6, "process")
+    assert said["wanted"] > 1e6
+    assert blocks.of_document(said).ended == block.ended
+    late = blocks.of_record(job, bench.do(None, executor, job | {"budget_s": 60.0}, deadline_s=0.05))
+    assert (late.status, late.ended["phase"]) == ("timeout", "start") or late.ended["phase"] in (
+        "import",
+        "run",
+        "build",
+    )
+
+
+class Scripted:
+    """An executor whose outcomes are given."""
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+        self.paths = []
+
+    def run(self, job):
+        self.paths.append(job.path)
+        return self.outcomes.pop(0)
+
+
+def test_a_device_that_answers_no_more_ends_the_work():
+    """A killed child may leave a GPU or TPU busy: the next candidates are not to be blamed for it."""
+    late, fine = workers.Outcome(status="timeout", phase="compile"), workers.Outcome(result={"outcome": "ok"})
+    lost = Scripted(late, late, late)
+    with pytest.raises(Refused, match="device that answers"):
+        bench.do(None, lost, BLOCK, deadline_s=1.0)
+    assert lost.paths == [bench.JOB, bench.PROBE, bench.PROBE]
+    back = Scripted(late, late, fine)
+    assert bench.do(None, back, BLOCK, deadline_s=1.0)["status"] == "timeout"
+    assert len(back.paths) == 3
+    waited = Scripted(workers.Outcome(status="timeout", phase="lease"))
+    assert bench.do(None, waited, BLOCK, deadline_s=1.0)["phase"] == "lease"
+    assert host.probe({}) == {"outcome": "ok", "two": 2.0}
+
+
+def test_a_reference_that_costs_too_much_is_not_computed_and_said(executor, monkeypatch):
+    monkeypatch.setitem(check.MOST, "cpu", 1e6)
+    answer = run_job(BLOCK | {"budget_s": 0.05, "target": "local"})
+    assert "takes too long" in answer["check"]["skipped"] and answer["time"] > 0
+    monkeypatch.setitem(check.MOST, "cpu", 1e12)
+    answer = run_job(BLOCK | {"budget_s": 0.0, "check": True, "memory": answer["memory"]})
+    assert "does not fit" in answer["check"]["skipped"]
+
+
+def test_an_accelerator_that_is_not_used_is_said(tmp_path, monkeypatch):
+    """A GPU machine with JAX for CPUs alone, or a TPU that a notebook holds, measures the CPU: never in silence."""
+    for name, numbers in {"0": "0x10de 0x2330 0x030200", "1": "0x10de 0x22a3 0x068000", "2": "0x1ae0 0x0042 0x020000",
+                          "3": "0x8086 0x0d57 0x060000"}.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        for file, value in zip(("vendor", "device", "class"), numbers.split(), strict=True):
+            (tmp_path / name / file).write_text(value + "\n")
+    (tmp_path / "4").mkdir()
+    monkeypatch.setattr(host, "BUS", tmp_path)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert host.accelerators() == ["10de:2330"]
+    assert "jax[cuda13]" in host.unused("cpu") and not host.unused("gpu")
+    assert bench.place()["accelerators"] == ["10de:2330"]
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert not host.unused("cpu")
 
 
 def test_a_time_below_the_speed_of_light_is_no_result(executor):
@@ -182,6 +250,8 @@ BLOCK = block_job(MODEL, FP32, seq_len=64)
         ({"kind": "brew"}, "kind"),
         ({"colour": 1}, "colour"),
         ({"seq_len": 1.5}, "seq_len"),
+        ({"seq_len": 1e30}, "seq_len"),
+        ({"seq_len": math.inf}, "seq_len"),
         ({"seq_len": None}, "seq_len"),
         ({"budget_s": "long"}, "budget_s"),
         ({"part": "tail"}, "part"),

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,46 @@ def test_collectives_are_read_from_the_text(line):
 
 def test_uses_of_collectives_are_not_collectives():
     assert hlo.collectives("  %d = f32[16]{0} all-reduce-done(%s)\n  %a = f32[2] add(%all-reduce.1, %b)\n") == ()
+
+
+@pytest.mark.slow
+def test_projections_in_eight_bits_exchange_one_sum_of_gradients():
+    """Of queries, keys and values together: each by itself would be a sum of 32 bits of the whole residual stream."""
+    layout = dataclasses.replace(TENSOR, precision=PRECISIONS["int8"])
+    equal = dataclasses.replace(DENSE, kv_heads=DENSE.heads)
+    devices = tuple(jax.devices())
+    found = {}
+    for kind in (equal, DENSE):
+        model = dataclasses.replace(MODEL, kinds=(kind,))
+        made = candidates.build(model, layout, part="layer", layer=0, seq_len=64, devices=devices)
+        function, arguments, places = candidates.backward(made)
+        text = compile_program(counted(function), (*arguments, COUNT), out_shardings=(places, None)).text
+        sums = re.findall(r"= (.*) all-reduce\(.*attn\.qkv", text)
+        found[kind] = sum(shape.count("s32[1,64,128]") for shape in sums)
+    assert found == {equal: 1, DENSE: 3}
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_however_its_stream_is_cut():
+    """Along the sequence or along the width: the loss of one chip, and the stream lies where it is said."""
+    model = dataclasses.replace(MODEL, kinds=(dataclasses.replace(DENSE, count=2.0),))
+    whole = dataclasses.replace(FP32, tp=4.0)
+    losses, wide = {}, {}
+    for name, layout in {"one": FP32, "sequence": dataclasses.replace(whole, sp=1.0), "width": whole}.items():
+        devices = tuple(jax.devices()[: int(layout.tp)])
+        made = step(model, layout, seq_len=64, devices=devices, layers=2, fused=False)
+        weights, state, tokens = made.arguments
+        drawn = np.random.default_rng(0).integers(0, 512, tokens.shape)
+        given = (
+            materialise(weights, 0),
+            jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), state),
+            jax.device_put(drawn.astype(np.int32), tokens.sharding),
+        )
+        losses[name] = float(jax.jit(made.function)(*given)[2])
+        wide[name] = jax.jit(made.function).lower(*given).as_text().count('{"context"}, {"tensor"}]')
+    assert losses["sequence"] == pytest.approx(losses["one"], rel=1e-5)
+    assert losses["width"] == pytest.approx(losses["one"], rel=1e-5)
+    assert wide["width"] > wide["sequence"] > 0  # logits and hidden layers are cut so in any case
 
 
 # ---------------------------------------------------------------- the result check

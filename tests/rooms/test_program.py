@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -20,6 +21,7 @@ import os
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -50,6 +52,19 @@ def training():
 
 def plain():
     return (lambda a, b: a @ b), (jnp.ones((256, 256)), jnp.ones((256, 256)))
+
+
+def cut(devices):
+    """A product over all devices of the target, whichever they are."""
+    mesh = jax.sharding.Mesh(np.array(devices), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
+    lies = lambda *spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    a = jax.ShapeDtypeStruct((256, 512), jnp.float32, sharding=lies(None, "all"))
+    b = jax.ShapeDtypeStruct((512, 128), jnp.float32, sharding=lies("all", None))
+    return jax.jit(lambda a, b: a @ b, out_shardings=lies()), (a, b)
+
+
+def nowhere(devices):
+    return jnp.tanh, (jax.ShapeDtypeStruct((8,), jnp.float32),)
 
 
 def lost():
@@ -119,6 +134,39 @@ def test_a_plain_function_is_timed(own):
     assert answer["flops"] == pytest.approx(2.0 * 256**3, rel=0.01)
     assert answer["assumed"] == []
     assert answer["phases"]["step"]["scopes"]
+
+
+def test_a_program_is_compiled_for_devices_that_are_not_there(own):
+    """A function that takes the devices cuts over them all; one that takes none is compiled for one; neither runs."""
+    answer = measured("cut", target="cpu:8")
+    assert (answer["outcome"], answer["chips"], answer["kind"]) == ("ok", 8, "none")
+    assert "time" not in answer
+    step = answer["phases"]["step"]
+    assert step["flops"] == pytest.approx(2.0 * 256 * 512 * 128 / 8, rel=0.01)
+    assert [(one["kind"], one["size"]) for one in step["collectives"]] == [("all_reduce", 8)]
+    assert measured("plain", target="cpu:8")["chips"] == 1
+
+
+def test_a_program_for_a_machine_that_is_not_there_says_where_its_arguments_lie(own):
+    from coopt.measure import program, topology
+
+    far = topology.Target("tpu:v5e:2x4", "tpu", tuple(jax.devices()), runs=False, timed=False)
+    with pytest.raises(Refused, match="sharding=NamedSharding"):
+        program._built("own_steps:nowhere", far)
+    _, (a, b) = program._built("own_steps:cut", far)
+    assert len(a.sharding.device_set) == len(b.sharding.device_set) == 8
+    _, (a, b) = program._built("own_steps:plain", far)
+    assert isinstance(a, jax.ShapeDtypeStruct) and a.sharding.device_set == {jax.devices()[0]}
+
+
+def test_the_command_compiles_a_program_for_another_target(own, repository):
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-m", "coopt", "measure", "--program=own_steps:cut", "--on=cpu:4", "--format=json"]
+    done = subprocess.run(command, cwd=own, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (block,) = json.loads(done.stdout)["blocks"]
+    assert (block["name"], block["chips"], block["outcome"]) == ("own_steps:cut", 4, "ok")
+    assert [one["group"] for one in block["phases"]["step"]["collectives"]] == [4]
 
 
 def test_what_is_not_a_program_is_refused_with_how_to_write_it(own):

@@ -151,7 +151,8 @@ def test_layouts_say_what_they_left_out():
 
 OFFERED = {"dp": (8, 16), "precision": ("bf16", "fp8"), "imbalance": (1, 1.2), "capacity": (0, 1.25)} | dict.fromkeys(
     ("zero", "schedule", "recompute", "order", "transport", "optimizer", "sp", "overlap", "late", "beside", "apart",
-     "graphs", "offload", "fused_attention", "fused_loss", "traced"), (0, 1)
+     "paired", "dualpipe", "recompute_norm", "recompute_act", "recompute_up", "recompute_mlp", "graphs", "offload",
+     "fused_attention", "fused_loss", "traced"), (0, 1)
 )  # fmt: skip
 
 

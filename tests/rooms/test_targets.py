@@ -12,6 +12,7 @@ from coopt.commands.parse import parse
 from coopt.measure import grouped, kept, topology
 from coopt.problems import Refused
 from coopt.spec import load
+from coopt.study import verbs
 from coopt.study.given import machines
 from coopt.study.timed import cycles, profiled, targets, timing
 
@@ -84,6 +85,15 @@ def test_a_layout_that_does_not_divide_says_which_axis(tmp_path):
     assert "heads" in said and "8" in said
 
 
+def test_a_type_that_a_chip_does_not_have_is_refused(tmp_path):
+    """fp8 where the device has it: an H100 does, an A100 does not."""
+    asked = options(tmp_path, "--on=gpu:a100:1x1x1", "--layout=precision=fp8", "--seq_len=64")
+    said = refusal(targets._asked, asked, *targets.resolved("gpu:a100:1x1x1"))
+    assert "layout.precision" in said and "a100" in said and "fp8" in said
+    _, layout, _ = targets._asked(asked, *targets.resolved("gpu:h100:1x1x1"))
+    assert layout.precision.name == "fp8"
+
+
 def test_eight_devices_that_are_not_there(tmp_path):
     document = timing.measure(options(tmp_path, "--on=cpu:8", "--layout=tp=2,dp=4", "--seq_len=64"))
     (block,) = document["blocks"]
@@ -92,6 +102,10 @@ def test_eight_devices_that_are_not_there(tmp_path):
     assert both["time"] is None and both["flops"] > 0 and both["memory"]["total"] > 0
     assert {one["kind"] for one in both["collectives"]} == {"all_reduce"}
     assert {one["group"] for one in both["collectives"]} == {2, 4}
+    assert block["check"]["worst"] < block["check"]["tolerance"] and block["check"]["reference"] == "float64"
+    assert (
+        block["flags"]["JAX_PLATFORMS"] == "cpu"
+    )  # of this process: what a compiler was told stands beside its figures
     from coopt.report.measured import shown
 
     assert "Compiled for cpu:8" in shown(document) and "all reduce" in shown(document)
@@ -138,6 +152,40 @@ def test_a_measurement_goes_on_from_its_file(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     with pytest.raises(pytest.fail.Exception, match="timed again"):
         timing.measure(asked)
+
+
+@pytest.mark.parametrize(
+    "typed, fields",
+    [
+        (["a-study.yaml", "--model=llama3-8b"], ["study"]),
+        (["--program=a:b", "--model=llama3-8b", "--on=cpu:2"], ["model"]),
+        (["--layout=tp=2", "--seq_len=64", "model.d_ff=64"], ["layout", "seq_len", "overrides"]),
+        (["--model=llama3-8b", "--part=step", "--xla_flags=--xla_a"], ["part", "xla_flags"]),
+        (["--model=llama3-8b", "--chips=8"], ["chips"]),
+        (["--model=llama3-8b", "--on=cpu:8", "--chips=8", "--peers=2", "--seconds=9"], ["peers", "seconds"]),
+    ],
+)
+def test_a_flag_that_would_be_passed_over_is_refused(typed, fields):
+    with pytest.raises(Refused) as caught:
+        timing.measure(parse(["measure", *typed]))
+    assert [problem.field for problem in caught.value.problems] == fields
+
+
+def test_what_calibrate_and_diagnose_would_pass_over_is_refused(tmp_path):
+    assert "without files" in refusal(profiled.calibrate, parse(["calibrate", "a.json", "--seconds=9"]))
+    assert "without files" in refusal(profiled.calibrate, parse(["calibrate", "--from=tpu:v6e", "--on=cpu:8"]))
+    (tmp_path / "k.csv").write_text("Total Time (ns),Instances,Name\n2000,1,gemm\n")
+    typed = ["diagnose", f"--trace={tmp_path / 'k.csv'}", "--chips=8", "--layout=tp=8"]
+    said = refusal(verbs.diagnose, parse(typed))
+    assert "chips" in said and "layout" in said and "--model and --hardware" in said
+    assert verbs.diagnose(parse(typed[:2]))["rows"][0]["row"] == "matmul"
+
+
+def test_a_file_that_holds_no_measurements_is_said(tmp_path, caplog):
+    (tmp_path / "notes.json").write_text('{"blocks": 7}')
+    assert timing._finished(str(tmp_path / "notes.json")) == {} and "timed anew" in caplog.text
+    caplog.clear()
+    assert timing._finished(str(tmp_path / "new.json")) == {} and not caplog.text
 
 
 def test_a_model_is_needed():
@@ -238,14 +286,15 @@ def test_memory_that_is_not_enough_is_an_outcome(tmp_path):
     (tmp_path / "small.yaml").write_text(MINI)
     asked = options(tmp_path, "--on=cpu:2", "--layout=dp=2", "--seq_len=64")
     target, chip = targets.resolved("cpu:2")
-    model, layout, _ = targets._asked(asked, target, chip)
-    (job,) = targets._jobs(asked, model, layout, target, chip)
+    ((job,), _) = targets._jobs(asked, target, chip)
     from coopt import workers
     from coopt.study.given import bench
 
     with workers.process(preload=bench.PRELOAD) as executor:
         outcome = executor.run(workers.Job(bench.JOB, {**job, "memory": 1000.0}, 120.0))
     assert outcome.status == "infeasible-memory" and outcome.wanted > outcome.available == 1000.0
+    block = targets.told_of(outcome, job, chip)
+    assert (block["wanted"], block["available"]) == (outcome.wanted, 1000.0)
     assert math.isfinite(outcome.wanted) and sys.version_info >= (3, 11)
 
 

@@ -16,12 +16,15 @@ from typing import Any
 
 from coopt import __version__, workers
 from coopt import measure as measure_room
+from coopt.problems import Problem, Refused
 from coopt.store import Run, finite, identity
 from coopt.study.given import scheduler
-from coopt.workers import Executor, Job
+from coopt.workers import Executor, Job, Outcome
 
 JOB = "coopt.measure.job:run_job"
 PRELOAD = ("coopt.measure.job",)
+PROBE = "coopt.measure.host:probe"
+PROBED = 60.0  # s for it, the start of a device's runtime included
 REUSE = 64  # jobs of one child: its imports and its threads are then in place
 DEVICE = "local-device"  # the lease: one process at a time times on this host
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
@@ -80,19 +83,24 @@ def toolchain() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:  # not installed, or installed without metadata
             found[name] = "unknown"
+    for name in ("jax-cuda13-plugin", "nvidia-cudnn-cu13"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
     return found
 
 
 def place() -> dict[str, Any]:
     """The machine a timing was made on, as far as the kernel says: another one measures anew."""
-    from coopt.measure.host import cores, processor
+    from coopt.measure.host import accelerators, cores, processor
 
-    return {"processor": processor(), "cores": cores(), "system": platform.system()}
+    here = {"processor": processor(), "cores": cores(), "system": platform.system()}
+    return here | ({"accelerators": found} if (found := accelerators()) else {})
 
 
 def flags() -> dict[str, str]:
-    """The environment that changes what is compiled."""
-    return {name: os.environ[name] for name in sorted(os.environ) if name in FLAGS or name.startswith("JAX_")}
+    """The environment that changes what is compiled, and how a child's memory is kept."""
+    found = {name: os.environ[name] for name in sorted(os.environ) if name in FLAGS or name.startswith("JAX_")}
+    return found | {name: os.environ.get(name, value) for name, value in workers.HEAP.items()}
 
 
 @functools.cache
@@ -109,19 +117,40 @@ def trial_of(job: Mapping[str, Any]) -> str:
     return identity(finite(dict(job)), toolchain(), flags(), code(), place())
 
 
+def still_there(executor: Executor, outcome: Outcome) -> None:
+    """Refuses to go on with a device that, after a job on it was killed or died, twice answers no tiny program.
+
+    Else every further candidate would be called slow or broken for the fault of the one before.
+    """
+    if outcome.status not in ("timeout", "crashed") or outcome.phase == "lease":
+        return
+    for _ in range(2):
+        answer = executor.run(Job(PROBE, {}, PROBED, lease=DEVICE))
+        if answer.ok:
+            return
+    got = (
+        f"{answer.status} twice, after a job that ended as {outcome.status} in {outcome.phase}: {answer.message[:160]}"
+    )
+    hint = "what was finished is kept; look what holds the device (nvidia-smi), or restart it, and run this again"
+    raise Refused(Problem(field="device", expected="a device that answers", got=got, hint=hint))
+
+
 def do(run: Run | None, executor: Executor, job: Mapping[str, Any], *, deadline_s: float, **about: Any) -> dict:
-    """What a job came to: `{status, result, message, seconds}`; asked of the journal first, and kept there.
+    """What a job came to: `{status, result, message, seconds}` and how it ended; asked of the journal, and kept there.
 
     A trial that is done is never done again; one whose child died is tried a second time and then given up.
     """
     if run is None:
-        return scheduler.record(executor.run(Job(JOB, dict(job), deadline_s, lease=DEVICE)))
+        outcome = executor.run(Job(JOB, dict(job), deadline_s, lease=DEVICE))
+        still_there(executor, outcome)
+        return scheduler.record(outcome)
     trial = trial_of(job)
     while trial not in run.trials.done and run.claim(trial, **about):
         outcome = executor.run(Job(JOB, dict(job), deadline_s, lease=DEVICE))
         scheduler.settle(run, trial, outcome, job=finite(dict(job)), **about)
+        still_there(executor, outcome)
     done = run.trials.done.get(trial)
     if done is None:
         return {"status": "crashed", "result": None, "message": "another process is at work on it", "seconds": None}
     return {"status": done["status"], "result": done.get("result"), "seconds": done.get("seconds"),
-            "message": done.get("message") or done.get("detail") or ""}  # fmt: skip
+            "message": done.get("message") or done.get("detail") or "", **scheduler.ended(done)}  # fmt: skip

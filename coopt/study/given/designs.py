@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from coopt.problems import Problem, Refused
@@ -172,13 +172,3 @@ def parse(text: str, **defaults: Any) -> Design:
     if "chips" in given:
         given["chips"] = int(given["chips"])
     return design(**{**{k: v for k, v in defaults.items() if v is not None}, **given, "name": text.strip()})
-
-
-def with_batch(one: Design, other: Sequence[Design]) -> Design:
-    """The same design with the first one's batch and sequence, so that both do the same work."""
-    return dataclasses.replace(one, workload=other[0].workload)
-
-
-def with_layout(one: Design, **changes: float) -> Design:
-    """The same design with some fields of its layout changed."""
-    return dataclasses.replace(one, layout=replace(one.layout, **changes))

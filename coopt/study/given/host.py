@@ -123,6 +123,7 @@ def told(measured: Mapping[str, Any]) -> dict[str, Any]:
         "memory": measured["memory"],
         "price": None,
         "power": None,
+        **({"unused": measured["unused"]} if measured.get("unused") else {}),
     }
 
 

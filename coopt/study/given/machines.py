@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.spec import load
+from coopt.spec.find import several
 from coopt.spec.nouns import Hardware
 from coopt.store import Run
 from coopt.study.given import bench, host
@@ -48,6 +50,8 @@ def measure_host(run: Run | None, executor: Executor, *, date: str, deadline_s: 
             Problem(field="host", expected="a host that can be measured", got=f"{found['status']}: {found['message']}",
                     hint="name a machine with --hardware to search without one")
         )  # fmt: skip
+    if said := found["result"].get("unused"):
+        logging.getLogger(__name__).warning("%s", said)
     return Here(found["result"], host.chip(found["result"], date=date))
 
 
@@ -87,7 +91,7 @@ def resolved(
         file = folder / (f"{name}-mesh-{chips}.yaml" if joined else f"{name}.yaml")
         # The folder is looked in for the chip of a mesh alone: a host by itself is no part of the mesh beside it.
         here = load.resolve(str(file), chips=chips, stack=study.stack, overrides=machine.set,
-                            path=_paths(folder, path) if joined else path)  # fmt: skip
+                            path=(folder, *several(path)) if joined else path)  # fmt: skip
         found.append(replace(here, fidelity=fidelity) if fidelity and not joined else here)
     return found
 
@@ -103,7 +107,3 @@ def named(study: Study, *, path: Any = None) -> dict[int, Hardware]:
 
 def _several(machine: Machine) -> bool:
     return machine.chips is not None and machine.chips > 1
-
-
-def _paths(folder: Path, path: Any) -> tuple[Any, ...]:
-    return (folder, *((path,) if isinstance(path, str | Path) else tuple(path or ())))

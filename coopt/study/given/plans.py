@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from coopt.problems import Problem, Refused
+from coopt.store.saved import ANSWER
 from coopt.study.given.designs import Design, design
-
-ANSWER = "answer.json"
 
 
 def design_of(text: str, *, runs: str = "runs", **defaults: Any) -> Design:

@@ -17,6 +17,7 @@ from coopt.store import Run, finite
 from coopt.workers import Executor, Job, Outcome
 from coopt.workers.remote import LOST
 
+ENDS = ("phase", "signal", "wanted", "available", "suspected", "isolation")  # of an `Outcome`
 PAUSE = 1.0  # s to wait for news before looking what other processes did
 
 
@@ -95,9 +96,17 @@ def record(outcome: Outcome) -> dict[str, Any]:
         "result": outcome.result,
         "message": last_words(outcome) if outcome.status == "crashed" else outcome.message,
         "seconds": outcome.seconds,
-        "phase": outcome.phase,
-        "isolation": outcome.isolation,
+        **ended(vars(outcome)),
     }
+
+
+def ended(said: Mapping[str, Any]) -> dict[str, Any]:
+    """How a job ended, as far as there is something to say: its phase, bytes wanted and available, its isolation.
+
+    >>> ended({"phase": "compile", "wanted": 2e9, "available": float("nan"), "suspected": False})
+    {'phase': 'compile', 'wanted': 2000000000.0}
+    """
+    return {name: value for name in ENDS if (value := said.get(name)) and value == value}
 
 
 def last_words(outcome: Outcome) -> str:

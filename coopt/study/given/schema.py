@@ -13,7 +13,6 @@ from coopt.spec.schema_types import (
     Natural,
     Notes,
     Scalar,
-    Source,
     Strict,
     Text,
     Time,
@@ -195,22 +194,6 @@ class Study(Strict):
         if self.workload.tokens is None and (self.law or self.objective in _OF_RUNS or _OF_RUNS & set(self.limits)):
             raise failure("workload.tokens where a run is priced", "nothing", "add `tokens: 2e9`")
         return self
-
-
-class Described(Strict):
-    """kind: space. A family of shapes in a file of its own; `coopt.search.describe` says what its fields may hold."""
-
-    kind: Literal["space"]
-    name: Name
-    title: Text
-    notes: Notes | None = None
-    sources: dict[str, Source] = {}  # noqa: RUF012
-    source: Text | None = None
-    model: Plain
-    workload: Plain = {}  # noqa: RUF012
-    shape: Plain
-    limits: tuple[Plain, ...] = ()
-    layout: Plain = {}  # noqa: RUF012
 
 
 _OF_RUNS = {"device_time", "run_time", "run_dollars", "run_joules", "loss"}

@@ -31,8 +31,6 @@ def measurements() -> Path:
 def card(design: Design, step_time: float | None) -> dict[str, Any]:
     """Interval (90%, s), fidelity, stack, assumptions, and the nearest published rows with what we say of them."""
     machine = design.hardware
-    width = Z90 * sigma(machine)
-    low, high = math.exp(-width), math.exp(width)
     moved = transfer(machine)
     said = design.assumed
     if moved:
@@ -40,7 +38,7 @@ def card(design: Design, step_time: float | None) -> dict[str, Any]:
                  f" of {moved['rows']:,} rows, {moved['date']}), and the interval is as wide as that",)  # fmt: skip
     return {
         "transfer": moved,
-        "interval": None if step_time is None else [step_time * low, step_time * high],
+        "interval": None if step_time is None else interval(step_time, sigma(machine)),
         "fidelity": machine.fidelity,
         "stack": machine.stack,
         "assumed": list(said),
@@ -67,6 +65,15 @@ def sigma(machine: Hardware) -> float:
     """Standard deviation of log(measured / predicted): the machine's own, and no less than `transfer` says."""
     moved, own = transfer(machine), float(machine.sigma)
     return own if moved is None else max(moved["sigma"], 0.0 if math.isnan(own) else own)
+
+
+def interval(value: float, sigma: float) -> list[float]:
+    """The central 90% of what is `value`, give or take a standard deviation `sigma` of its logarithm.
+
+    >>> [round(end, 3) for end in interval(10.0, 0.1)]
+    [8.483, 11.788]
+    """
+    return [value * math.exp(-Z90 * sigma), value * math.exp(Z90 * sigma)]
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,11 +18,13 @@ from coopt.search.space import Candidate
 from coopt.spec.nouns import Cost, Hardware, Layout, Model, Ops, training
 from coopt.store import finite, identity
 from coopt.study.given.objectives import machine_of
+from coopt.study.given.scheduler import ended
 from coopt.tree import replace
 
 BUDGET = 0.4  # s of timing a block asks for; it takes no fewer than three samples whatever that costs
 LATER = ("overhead", "stragglers")  # rows in proportion to all others
 PASSES = ("forward", "forward_backward")
+SLACK = 4.0  # times as fast as its own clock found it that a host may be
 SHARED = 0.25  # of blocks timed while others were at work, from which their processor seconds are taken for all
 COMPUTE = ("matmul", "attention", "elementwise", "gather")
 
@@ -49,7 +51,8 @@ def of_plan(plan: Candidate, own: str = "") -> dict[str, Any]:
 
 def key(work: Mapping[str, Any]) -> str:
     """The name of a block: equal jobs have equal keys, whoever's module, whatever values, whatever is measured."""
-    return identity(finite({name: value for name, value in work.items() if name not in ("block", "seed", "energy")}))
+    beside = ("block", "seed", "energy", "check")
+    return identity(finite({name: value for name, value in work.items() if name not in beside}))
 
 
 def alone(plan: Candidate) -> bool:
@@ -130,6 +133,7 @@ class Timed:
     answer: Mapping[str, Any]  # empty where there is none
     seconds: float = float("nan")
     message: str = ""
+    ended: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `scheduler.ended`
 
     @property
     def usable(self) -> bool:
@@ -138,46 +142,60 @@ class Timed:
 
     def times(self, clock: str = "wall", *, cores: float = 1.0) -> tuple[float, float]:
         """Seconds of the forward pass, and of forward and backward; or processor seconds / cores."""
-        forward, both = (self._figure(part, {"wall": "time"}.get(clock, clock)) for part in PASSES)
+        forward, both = (self.figure(part, {"wall": "time"}.get(clock, clock)) for part in PASSES)
         return (forward / cores, both / cores) if clock == "processor" else (forward, both)
 
     @property
     def foreign(self) -> float:
         """Share of the processors that others used while this was timed; NaN where nobody said."""
-        return max(self._figure(part, "foreign") for part in PASSES)
+        return max(self.figure(part, "foreign") for part in PASSES)
 
-    def _figure(self, part: str, name: str) -> float:
+    def figure(self, part: str, name: str) -> float:
+        """A number of a pass: s, B, FLOPs; NaN where nobody said."""
         value = self.answer.get("phases", {}).get(part, {}).get(name)
         return float("nan") if value is None else float(value)
 
     def document(self) -> dict[str, Any]:
         """The block as `coopt measure --out` writes it and `coopt calibrate` reads it."""
         phases = self.answer.get("phases", {})
-        keys = (
-            "time",
-            "low",
-            "high",
-            "spread",
-            "samples",
-            "foreign",
-            "processor",
-            "compile_s",
-            "flops",
-            "bytes",
-            "energy",
-        )
+        keys = ("time", "low", "high", "spread", "samples", "foreign", "processor", "compile_s", "flops", "bytes")
+        keys += ("memory", "collectives", "energy")
         return {
             "name": name(self.job),
             "outcome": self.status,
             "message": self.message,
+            **self.ended,
             "kind": self.answer.get("kind"),
             "device": self.answer.get("device"),
             **{part: {key: phases.get(part, {}).get(key) for key in keys} for part in PASSES},
             "flags": self.answer.get("flags", []),
+            "check": self.answer.get("check"),
             "digest": self.answer.get("digest"),
             "seconds": self.seconds,
             "job": dict(self.job),
         }
+
+
+def peak_of(work: Mapping[str, Any], hardware: Hardware) -> float:
+    """FLOP/s of the products of a block's weights that a machine can do at most, as far as its profile says."""
+    return float(hardware.peak[int(work["layout"]["precision"]["linear"])])
+
+
+def believed(block: Timed, peak: float) -> Timed:
+    """The block, or a `wrong-result` where it did its FLOPs faster than light: beyond SLACK times the peak (FLOP/s).
+
+    >>> phases = {part: {"time": 1e-3, "flops": 1e9} for part in PASSES}
+    >>> fast = Timed({}, "ok", {"phases": phases})
+    >>> believed(fast, 1e12).status, believed(fast, 1e11).status
+    ('ok', 'wrong-result')
+    """
+    if not block.usable or not peak > 0.0:
+        return block
+    over = max(block.figure(part, "flops") / (peak * block.figure(part, "time")) for part in PASSES)
+    if not over > SLACK:
+        return block
+    message = f"a timing that cannot be true: {over:.3g} times the peak of {peak:.3g} FLOP/s"
+    return dataclasses.replace(block, status="wrong-result", message=message)
 
 
 def clock_of(timed: Sequence[Timed], *, cores: float) -> str:
@@ -209,12 +227,12 @@ def settled(timed: Sequence[Timed], *, cores: float) -> list[Timed]:
 def of_record(job: Mapping[str, Any], record: Mapping[str, Any]) -> Timed:
     """A block from what `bench.do` said of its job."""
     seconds = float("nan") if record["seconds"] is None else record["seconds"]
-    return Timed(job, record["status"], record["result"] or {}, seconds, record["message"])
+    return Timed(job, record["status"], record["result"] or {}, seconds, record["message"], ended(record))
 
 
 def of_document(said: Mapping[str, Any]) -> Timed:
     """The inverse of `Timed.document`."""
     parts = {part: said.get(part) or {} for part in PASSES}
-    answer = {"phases": parts, **{key: said.get(key) for key in ("kind", "device", "flags", "digest")}}
+    answer = {"phases": parts, **{key: said.get(key) for key in ("kind", "device", "flags", "check", "digest")}}
     seconds, message = float(said.get("seconds") or "nan"), str(said.get("message") or "")
-    return Timed(said["job"], str(said.get("outcome")), answer, seconds, message)
+    return Timed(said["job"], str(said.get("outcome")), answer, seconds, message, ended(said))

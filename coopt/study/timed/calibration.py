@@ -144,6 +144,7 @@ def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: st
         **data.get("fitted", {}),
         "matmul_16": fitted(_rounded(share), "matmul_32"),
         "depth": fitted(_rounded(found.constants["depth"]), "depth"),
+        "batched": fitted(_rounded(found.constants["batched"]), "batched"),
         "passes": fitted(_rounded(found.constants["passes"]), "passes"),
         "passes_back": fitted(_rounded(found.constants["passes_back"]), "passes_back"),
         "stream": fitted(1, basis="the bandwidth above is what a stream reaches"),

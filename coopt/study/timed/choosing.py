@@ -41,7 +41,7 @@ def choose(
     slopes: np.ndarray,
     covariance: np.ndarray,
     residual: np.ndarray,
-    noise: float,
+    noise: np.ndarray | float,
     seed: int = 0,
 ) -> Choice:
     """The worth of timing each of the blocks, whose plans have these objectives.
@@ -53,6 +53,7 @@ def choose(
       objective: of each block's best plan, as expected now; smaller is better.
       slopes: of the log objective with respect to the constants, `(blocks, constants)`.
       residual: log units of each block's own, about 0 where it was timed.
+      noise: log units of the objective by which a timing may be off, of each block or of all.
 
     >>> sure = {"slopes": np.zeros((2, 1)), "covariance": np.eye(1), "noise": 0.01}
     >>> choose(np.array([1.0, 2.0]), residual=np.array([0.01, 0.01]), **sure).decided
@@ -69,7 +70,8 @@ def choose(
     best = np.exp(truth - truth.min(axis=1, keepdims=True))  # each plan over the best of its draw
     regret = float(np.mean(best[:, now]) - 1.0)
     seen = moved + noise * rng.standard_normal(moved.shape)
-    gains = joint / (np.diag(joint) + noise**2)  # column i: how plans move with what block i shows
+    shown = np.diag(joint) + np.square(noise)
+    gains = joint / np.where(shown > 0.0, shown, 1.0)  # column i: how plans move with what block i shows
     worth = np.empty(len(objective))
     for i in range(len(objective)):
         taken = np.argmin(np.log(objective) + seen[:, [i]] * gains[:, i], axis=1)

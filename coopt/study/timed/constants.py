@@ -25,6 +25,7 @@ SPREAD = {
     "matmul_16": 0.7,
     "depth": 1.0,
     "tile": 1.0,
+    "batched": 1.0,
     "bandwidth": 0.8,  # B/s
     "passes": 0.7,
     "passes_back": 0.7,
@@ -36,6 +37,7 @@ LIMITS = {
     "matmul_16": (0.02, 8.0),
     "depth": (1.0, 4096.0),
     "tile": (1.0, 512.0),
+    "batched": (0.01, 4.0),
     "bandwidth": (1e8, 1e14),
     "passes": (0.1, 30.0),
     "passes_back": (0.2, 20.0),
@@ -53,6 +55,7 @@ def constants_of(hardware: Hardware) -> dict[str, float]:
         "matmul_16": float(hardware.matmul[2]),
         "depth": float(hardware.depth),
         "tile": math.sqrt(float(hardware.tile_m * hardware.tile_n)),
+        "batched": float(hardware.batched),
         "bandwidth": float(hardware.bandwidth),
         "passes": float(hardware.passes),
         "passes_back": float(hardware.passes_back),
@@ -64,7 +67,8 @@ def constants_of(hardware: Hardware) -> dict[str, float]:
 def with_constants(hardware: Hardware, constants: Mapping[str, Any]) -> Hardware:
     """The machine with those constants; leaves may be arrays."""
     wide, half = constants["matmul_32"], constants["matmul_16"]
-    same = {name: constants[name] for name in ("depth", "bandwidth", "passes", "passes_back", "attention", "kernel")}
+    own = ("depth", "batched", "bandwidth", "passes", "passes_back", "attention", "kernel")
+    same = {name: constants[name] for name in own}
     return replace(
         hardware,
         matmul=(wide, wide, half, half, *hardware.matmul[4:]),

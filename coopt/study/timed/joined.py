@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from coopt.measure.jobs import block_job
@@ -11,6 +10,7 @@ from coopt.problems import Problem, Refused
 from coopt.store.identity import finite
 from coopt.study.given import bench, scheduler
 from coopt.study.given.designs import of_options
+from coopt.study.given.progress import Progress
 from coopt.workers import Executor, Job, Outcome
 from coopt.workers.lease import hold
 from coopt.workers.together import together
@@ -20,8 +20,6 @@ LAUNCHED = "auto"  # the peers are there already: srun, mpirun or the runtime of
 SEQ_LEN = 256.0
 WAIT = 600.0  # s for whoever times on this host to be done
 TOLD = ("rank", "processes", "chips", "time", "times", "flops", "collectives", "norm", "digest")
-
-Progress = Callable[[str, int, int], None]
 
 
 def measure(options: Any, *, told: Progress) -> dict[str, Any]:
@@ -40,6 +38,7 @@ def measure(options: Any, *, told: Progress) -> dict[str, Any]:
             record = scheduler.record(outcome)
             answer = record["result"] or {}
             blocks.append({"layer": job["layer"], "outcome": record["status"], "message": record["message"],
+                           **scheduler.ended(record),
                            **{name: answer.get(name) for name in TOLD}})  # fmt: skip
     told(f"timing a block over {options.peers} peers", len(jobs), len(jobs))
     return finite({"command": "measure", "peers": options.peers, "blocks": blocks, "assumed": list(assumed),

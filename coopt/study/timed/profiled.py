@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from coopt.store.files import writable, write_whole
 from coopt.store.identity import finite
 from coopt.study.given import bench, host, machines
 from coopt.study.given.emit import as_yaml
+from coopt.study.given.progress import Progress, silent
 from coopt.study.timed import afresh, blocks, calibration, compiled, energy, operations, survey
 
 MEASUREMENTS = "measurements.json"
@@ -24,14 +25,8 @@ SURVEY = 300.0  # s in which operations and blocks are timed for a calibration
 SWEEP = 48  # operations timed alone before the blocks
 SWEEP_SHARE = 0.2  # of that time
 
-Progress = Callable[[str, int, int], None]
 
-
-def _silent(sentence: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
+def calibrate(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     """Fits a profile to measured blocks: of runs, of files that `coopt measure --out` wrote, or timed here and now.
 
     Where nothing is named, this host is measured, and then the most telling of many blocks are timed on it for at most
@@ -40,6 +35,11 @@ def calibrate(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     measured. Raises Refused for files that hold no blocks, and for fewer than three that were timed.
     """
     writable(options.out)
+    if options.measured or getattr(options, "from"):
+        given = {"seconds": options.seconds, "on": "" if options.on == "local" else options.on}
+        expected = "where blocks are timed now: without files of measurements and --from"
+        if lost := [Problem(field=name, expected=expected, got=str(v)) for name, v in given.items() if v]:
+            raise Refused(*lost)
     if getattr(options, "from"):
         return compiled.calibrate(options)
     sources = [_read(name, options.runs) for name in options.measured] or [_surveyed(options, told)]
@@ -103,7 +103,8 @@ def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
             nonlocal done
             told("timing the most telling blocks", done, survey.MOST)
             done += 1
-            asked = job if hardware.family == "cpu" else {**job, "energy": 1}  # of boards with a counter
+            # No candidates: nobody takes their results. Joules of boards with a counter.
+            asked = {**job, "check": 0} | ({} if hardware.family == "cpu" else {"energy": 1})
             return blocks.of_record(job, bench.do(None, executor, asked, deadline_s=deadline))
 
         jobs = survey.pool(hardware)

@@ -72,7 +72,8 @@ def time_blocks(listed: Shortlist, clock: Callable[[dict[str, Any]], Timed], *, 
     least = CALIBRATING if listed.elasticity.any() else LEAST
     choice, known = None, constants.before(listed.hardware)
     while choice is None or len(timed) < len(listed.jobs):
-        timed[number] = clock(listed.jobs[number])
+        work = listed.jobs[number]
+        timed[number] = blocks.believed(clock(work), blocks.peak_of(work, listed.hardware))
         choice, known = _choice(listed, groups, timed, known)
         usable = sum(block.usable for block in timed.values())
         if usable >= wanted or usable >= least and choice.decided:
@@ -105,6 +106,6 @@ def _choice(
         slopes=(slopes * listed.elasticity).T,
         covariance=known.covariance,
         residual=residual * listed.elasticity,
-        noise=NOISE,
+        noise=NOISE * listed.elasticity,
     )
     return choice, known

@@ -11,7 +11,7 @@ import numpy as np
 
 from coopt.spec.nouns import PRECISIONS, RECOMPUTE, Hardware, LayerKind, Layout, Model
 from coopt.study.timed import blocks, constants
-from coopt.study.timed.blocks import Timed
+from coopt.study.timed.blocks import SLACK, Timed
 from coopt.study.timed.calibration import LEAST, NOISE
 from coopt.study.timed.choosing import informative
 
@@ -19,7 +19,6 @@ POOL = 160  # shapes among which is chosen
 MOST = 48  # blocks that are timed
 SURE = 0.02  # log units by which constants may leave predictions off, below which another block tells nothing
 SECONDS = (1e-3, 0.4)  # of a block, forward and backward, by what is known before
-SLACK = 4.0  # times as fast as it was measured that a machine may be
 WIDTHS = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
 HEAD = 64
@@ -93,7 +92,7 @@ def survey(
         number, unsure = informative(known.slopes(groups), covariance=known.covariance, noise=noise, untried=untried)
         if sum(block.usable for block in timed.values()) > len(constants.SPREAD) and unsure < SURE:
             break
-        timed[number] = clock(jobs[number])
+        timed[number] = blocks.believed(clock(jobs[number]), blocks.peak_of(jobs[number], hardware))
         usable = {i: block for i, block in timed.items() if block.usable}
         if usable:
             cores = float(hardware.cores)

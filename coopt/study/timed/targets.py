@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coopt import workers
+from coopt.measure import kept
 from coopt.measure.jobs import block_job, step_job
 from coopt.problems import Problem, Refused
 from coopt.spec import load
-from coopt.spec.nouns import Layout, Model
+from coopt.spec.nouns import TYPES, Layout, Model
 from coopt.store.files import write_whole
 from coopt.store.identity import finite
-from coopt.study.given import bench
+from coopt.study.given import bench, scheduler
 from coopt.study.given.designs import of_options
+from coopt.study.given.progress import Progress
 from coopt.study.timed import cycles
 from coopt.tree import replace
 
@@ -26,20 +28,18 @@ DEADLINE = 900.0  # s for one program: a pod's takes minutes
 TEXTS = "~/.cache/coopt/compiled"
 COLLECTIVE_FAILS = "async-update instruction"  # in the message of jax 0.10 for v5p and 7x
 
-Progress = Callable[[str, int, int], None]
-
 
 def measure(options: Any, *, told: Progress) -> dict[str, Any]:
-    """The measurements of a model's layers, or of its whole step (`--part=step`), on a target.
+    """The measurements of a model's layers, of its whole step (`--part=step`), or of `--program`, on a target.
 
     What cannot run is compiled alone: memory by kind against the profile's, FLOPs, bytes, collectives and, for TPUs,
     seconds from the compiler's cycles. Raises Refused for what cannot be built.
     """
-    if not options.model:
-        raise Refused(Problem(field="model", expected="the model to compile", got="nothing", hint="add --model=NAME"))
+    if not options.model and not options.program:
+        hint = "add --model=NAME, or --program=module:function"
+        raise Refused(Problem(field="model", expected="the model to compile", got="nothing", hint=hint))
     target, chip = resolved(options.on, path=options.profile_path)
-    model, layout, assumed = _asked(options, target, chip)
-    jobs = _jobs(options, model, layout, target, chip)
+    jobs, assumed = _jobs(options, target, chip)
     deadline = options.block_seconds or DEADLINE
     blocks = []
     with workers.process(preload=bench.PRELOAD) as executor:
@@ -102,6 +102,11 @@ def _gpu(name: str, path: Any) -> dict[str, Any]:
 def _asked(options: Any, target: str, chip: Mapping[str, Any]) -> tuple[Model, Layout, tuple[str, ...]]:
     stack = STACKS.get(target.partition(":")[0], "jax")
     model, layout, assumed = of_options(options, chips=devices(target), stack=stack)
+    if chip:
+        peaks, wanted = load.profile("chip", chip["profile"], path=options.profile_path).fields.peak, layout.precision
+        if getattr(peaks, TYPES[int(wanted.linear)], None) is None:
+            expected = f"a type that {chip['profile']} has a peak of"
+            raise Refused(Problem(field="layout.precision", expected=expected, got=wanted.name))
     kept = tuple(sentence for sentence in assumed if not sentence.startswith("sp="))
     if stack == "maxtext" and kept != assumed and layout.tp > 1:
         # It cuts the residual stream over the tensor axis as well, along the width; the sequence is as many bytes.
@@ -132,27 +137,27 @@ def cores(target: str) -> float:
     return 2.0 if kind == "tpu" and rest[0] in ("v2", "v3", "v4", "7x", "tpu7x") else 1.0
 
 
-def _jobs(options: Any, model: Model, layout: Layout, target: str, chip: Mapping[str, Any]) -> list[dict[str, Any]]:
-    length = int(options.seq_len or min(float(model.context) or 2048.0, 2048.0))
+def _jobs(options: Any, target: str, chip: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """One job a program to compile, and what was assumed."""
     more: dict[str, Any] = {} if target.startswith("cpu") else {"texts": str(Path(TEXTS).expanduser())}
     if options.xla_flags:
         more["flags"] = options.xla_flags
-    if options.part == "step":
-        return [step_job(model, layout, seq_len=length, target=target, **more)]
+    room = {}
     if chip:
         whole = load.profile("chip", chip["profile"], path=options.profile_path).fields.memory.capacity
-        if whole is not None:
-            more["memory"] = whole.value / cores(target)
+        room = {} if whole is None else {"memory": whole.value / cores(target)}
     if "gpu" in chip:
         more["chip"] = chip["gpu"]
+    if options.program:
+        return [{"kind": "program", "program": options.program, "target": target, **more, **room}], ()
+    model, layout, assumed = _asked(options, target, chip)
+    length = int(options.seq_len or min(float(model.context) or 2048.0, 2048.0))
+    if options.part == "step":
+        return [step_job(model, layout, seq_len=length, target=target, **more)], assumed
     part = options.part or "layer"
     layers = range(len(model.kinds)) if part == "layer" else (0,)
-    return [
-        block_job(
-            model, layout, seq_len=length, part=part, layer=layer, target=target, budget_s=0.0, check=False, **more
-        )
-        for layer in layers
-    ]
+    more |= {"part": part, "target": target, "budget_s": 0.0, **room}
+    return [block_job(model, layout, seq_len=length, layer=layer, **more) for layer in layers], assumed
 
 
 def told_of(
@@ -164,15 +169,18 @@ def told_of(
     if COLLECTIVE_FAILS in message + outcome.stderr:
         message = "the collectives of v5p and 7x need Python 3.12: its jax compiles them, and that of 3.11 does not"
     said = {
-        "name": answer.get("name") or job.get("part", "step"),
+        "name": answer.get("name") or job.get("program") or job.get("part", "step"),
         "outcome": outcome.status,
         "message": message,
         "kind": answer.get("kind", "none"),
-        **{key: answer.get(key) for key in ("device", "chips", "layers", "assumed", "digest", "versions", "options")},
+        **{key: answer.get(key) for key in ("device", "chips", "layers", "assumed", "digest", "versions")},
+        "flags": {**bench.flags(), **kept.options(str(job.get("flags") or ""))},
+        "check": answer.get("check"),
+        "cache_failures": answer.get("cache_failures", []),
         "resident": answer.get("resident"),
         "seconds": outcome.seconds,
         "room": job.get("memory"),
-        "wanted": outcome.wanted if outcome.status == "infeasible-memory" else None,
+        **scheduler.ended(vars(outcome)),
     }
     phases = answer.get("phases") or ({"step": answer} if answer else {})
     said["phases"] = {name: _phase(phase, chip, job, path) for name, phase in phases.items()}

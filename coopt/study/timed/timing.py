@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from coopt.problems import Problem, Refused
 from coopt.store.files import writable, write_whole
 from coopt.store.identity import finite
-from coopt.study.given import asked, bench, host, machines, spaces
+from coopt.study.given import asked, bench, host, machines, scheduler, spaces
 from coopt.study.given.designs import of_options
+from coopt.study.given.progress import Progress, silent
 from coopt.study.screened import screening
 from coopt.study.timed import blocks, joined, targets
+from coopt.workers import Job
 
 BLOCKS = 8
 PROGRAM = 4.0  # s of timing a program of the user's own gets
 SEQ_LEN = 256.0
 
-Progress = Callable[[str, int, int], None]
+READ: dict[str, tuple[Callable[[Any], Any], str]] = {  # a flag, whether it is read beside the others, and where it is
+    "study": (lambda o: o.on == "local" and not (o.model or o.program or o.peers), "the only thing to measure"),
+    "model": (lambda o: not o.program, "measured instead of --program"),
+    "layout": (lambda o: o.model, "with --model"),
+    "seq_len": (lambda o: o.model, "with --model"),
+    "overrides": (lambda o: o.model, "with --model"),
+    "peers": (lambda o: o.on == "local" and not o.program, "for a --model on this host"),
+    "chips": (lambda o: o.peers, "with --peers; --on says how many chips another target has"),
+    "part": (lambda o: o.on != "local" and not o.program, "for a --model, with --on=cpu:8 or another target"),
+    "xla_flags": (lambda o: o.on != "local", "with --on=tpu:v5e:2x4 or another target; here XLA reads XLA_FLAGS"),
+    "seconds": (lambda o: o.on == "local" and not o.peers, "on this host; --block_seconds bounds a compilation"),
+}
 
 
-def _silent(sentence: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
+def measure(options: Any, *, told: Progress = silent) -> dict[str, Any]:
     """Times blocks in child processes: of `--model` and `--layout`, of a study, or of the default study.
 
     With a model, every kind of its layers as one device runs it. With a study, the best blocks of its screening. With
@@ -35,13 +46,14 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
     `--out` writes what `coopt calibrate` reads, after every block; blocks in it that were timed by the same code and
     versions on the same machine are not timed again. Raises Refused for a model or a layout that cannot be built.
     """
+    _refuse_unread(options)
     writable(options.out)
+    if options.on != "local":
+        return targets.measure(options, told=told)
     if options.program:
         return _program(options, told)
     if options.peers:
         return _written(joined.measure(options, told=told), options.out)
-    if options.on != "local":
-        return targets.measure(options, told=told)
     date, until = time.strftime("%Y-%m-%d"), _until(options.seconds)
     deadline = options.block_seconds or bench.DEADLINE
     timed: list[blocks.Timed] = []
@@ -70,10 +82,19 @@ def measure(options: Any, *, told: Progress = _silent) -> dict[str, Any]:
             if (kept := before.get(bench.trial_of(job))) is not None:
                 timed.append(kept)
                 continue
-            timed.append(blocks.of_record(job, bench.do(None, executor, job, deadline_s=deadline)))
+            block = blocks.of_record(job, bench.do(None, executor, job, deadline_s=deadline))
+            timed.append(blocks.believed(block, host.told(here.measured)["matmul"]))
             _written(finite(document(len(jobs) - len(timed))), options.out)
         told("compiling and timing blocks", len(timed), len(jobs))
     return _written(finite(document(len(jobs) - len(timed))), options.out)
+
+
+def _refuse_unread(options: Any) -> None:
+    """Refuses flags that would be passed over in silence, each with where it belongs."""
+    given = {name: getattr(options, name) for name in READ}
+    lost = [name for name, value in given.items() if value and not READ[name][0](options)]
+    if lost:
+        raise Refused(*(Problem(field=name, expected=READ[name][1], got=str(given[name])[:80]) for name in lost))
 
 
 def _finished(out: str | None) -> dict[str, blocks.Timed]:
@@ -81,7 +102,10 @@ def _finished(out: str | None) -> dict[str, blocks.Timed]:
     try:
         said = json.loads(Path(out).read_text(encoding="utf-8"))["blocks"] if out else []
         found = {one["trial"]: blocks.of_document(one) for one in said if "trial" in one}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logging.getLogger(__name__).warning("%s holds no measurements (%.80r): every block is timed anew", out, error)
         return {}
     return {trial: block for trial, block in found.items() if block.usable}
 
@@ -92,15 +116,18 @@ def _program(options: Any, told: Progress) -> dict[str, Any]:
     job = {"kind": "program", "program": options.program, "budget_s": min(options.seconds or PROGRAM, deadline)}
     with bench.opened(True) as executor:
         told("compiling and timing the program", 0, 1)
-        record = bench.do(None, executor, job, deadline_s=deadline)
+        record = scheduler.record(executor.run(Job(bench.JOB, job, deadline, lease=bench.DEVICE)))
         told("compiling and timing the program", 1, 1)
     answer = record["result"] or {}
+    if said := answer.get("unused"):
+        logging.getLogger(__name__).warning("%s", said)
     step = answer.get("phases", {}).get("step", {})
     document = {
         "command": "measure",
         "program": options.program,
         "outcome": record["status"],
         "message": record["message"],
+        **scheduler.ended(record),
         **{name: answer.get(name) for name in ("time", "low", "high", "spread", "flops", "bytes", "memory", "device")},
         **{name: step.get(name) for name in ("samples", "estimator", "compile_s", "foreign", "collectives")},
         "flags": answer.get("flags", []),

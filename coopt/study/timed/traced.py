@@ -27,6 +27,7 @@ from coopt.study.given.designs import design
 
 RULES = Path(__file__).with_name("rows.yaml")
 TRUSTED = 0.15  # share without a row above which the rest says nothing
+DESIGNED = ("chips", "layout", "seq_len", "global_batch", "stack", "overrides")  # options of a design
 MANY = 24  # scopes without a row that are named
 _PARTS = re.compile(r"^\d+\.|\.(again|dx|dw)$")
 
@@ -76,6 +77,11 @@ def diagnose(options: Any) -> dict[str, Any]:
         raise Refused(Problem(field=lacking, expected="a model and its hardware", got="one of them", hint=hint))
     about = {"command": "trace", "trace": str(place), "runs": seen.runs, "devices": seen.devices}
     if not options.model:
+        given = {name: getattr(options, name) for name in DESIGNED}
+        hint = "add --model and --hardware, or leave it out to see the trace alone"
+        expected = "the model that was cut like this"
+        if lost := [Problem(field=n, expected=expected, got=str(v)[:80], hint=hint) for n, v in given.items() if v]:
+            raise Refused(*lost)
         return about | compare(seen)
     one = design(
         model=options.model, hardware=options.hardware, chips=options.chips, layout=options.layout or "",

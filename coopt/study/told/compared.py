@@ -15,13 +15,12 @@ import numpy as np
 
 from coopt.cost import estimate
 from coopt.cost.explain import plain
-from coopt.cost.quality import Z90
 from coopt.ops import count
 from coopt.problems import Problem, Refused
 from coopt.search.elasticity import called
 from coopt.spec.nouns import VERDICTS, Cost, Hardware
 from coopt.study.given.designs import Design
-from coopt.study.scored.evidence import card, sigma
+from coopt.study.scored.evidence import card, interval, sigma
 
 SEGMENTS = 400  # of the path between two machines
 STEP = 1e-5  # relative step of the central difference along the path
@@ -54,9 +53,7 @@ def _pair(a: Design, b: Design) -> dict[str, Any]:
         if int(cost.verdict)
     ]
     said = [f"{text}: does not run as asked, priced all the same" for text in wrong]
-    if float(a.workload.train.batch * a.workload.train.seq_len) != float(
-        b.workload.train.batch * b.workload.train.seq_len
-    ):
+    if _tokens(a) != _tokens(b):
         said.append("the designs do different work in a step: `time` is seconds a token")
     sigma = spread(a, b)
     ratio = _ratios(a, b, *costs)
@@ -65,7 +62,7 @@ def _pair(a: Design, b: Design) -> dict[str, Any]:
         "a": a.name,
         "b": b.name,
         "ratio": ratio,
-        "interval": [time * math.exp(-Z90 * sigma), time * math.exp(Z90 * sigma)],
+        "interval": interval(time, sigma),
         "better": a.name if time > 1.0 else b.name,
         "sure": _normal(abs(math.log(time)) / sigma) if sigma > 0 else 1.0,
         "by_row": by_row(a, b, *costs),
@@ -78,7 +75,7 @@ def _pair(a: Design, b: Design) -> dict[str, Any]:
     return told | {
         "fidelity": cards[0]["fidelity"] if cards[0]["fidelity"] == cards[1]["fidelity"] else "transferred",
         "stack": a.hardware.stack,
-        "assumed": said + [text for text in dict.fromkeys((*cards[0]["assumed"], *cards[1]["assumed"]))],
+        "assumed": [*said, *dict.fromkeys((*cards[0]["assumed"], *cards[1]["assumed"]))],
         "nearest": [row | {"of": name} for name, one in zip("ab", cards, strict=True) for row in one["nearest"][:2]],
     }
 
@@ -133,14 +130,11 @@ def by_row(a: Design, b: Design, cost_a: Cost, cost_b: Cost) -> list[dict[str, A
     return sorted((row for row in rows if row["log_ratio"] != 0.0), key=lambda row: -abs(row["log_ratio"]))
 
 
-def rates(hardware: Hardware) -> dict[str, float]:
-    """Every number of a machine that a step time can depend on, by name; infinite and unknown ones left out."""
-    told = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(hardware):
-        name = called(path, hardware)
-        if np.isfinite(leaf) and not name.startswith(_IDLE):
-            told[name] = float(leaf)
-    return told
+def _numbers(a: Hardware, b: Hardware) -> dict[str, tuple[float, float]]:
+    """Every number that a step time can depend on, by a's name of it: a's, known and finite, and b's."""
+    leaves = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True)
+    named = [(called(path, a), float(leaf), float(other)) for (path, leaf), other in leaves]
+    return {name: (leaf, other) for name, leaf, other in named if np.isfinite(leaf) and not name.startswith(_IDLE)}
 
 
 _IDLE = (
@@ -168,11 +162,8 @@ _SIZES = (" size", "cores", "tile_m", "tile_n", "tile_k", " axes", "jitter", "ov
 
 def _between(a: Hardware, b: Hardware, names: Sequence[str], at: np.ndarray) -> Hardware:
     """Machines on the straight path from a to b, geometric where both numbers are positive; leaves `(n,)`."""
-    values_b = {key: leaf for key, leaf in jax.tree_util.tree_leaves_with_path(b)}
-    by_key = {jax.tree_util.keystr(path): leaf for path, leaf in values_b.items()}
 
-    def mix(path, leaf):
-        other = by_key[jax.tree_util.keystr(path)]
+    def mix(path, leaf, other):
         share = at[names.index(n)] if (n := called(path, a)) in names else None
         if share is None or leaf == other:
             return np.broadcast_to(np.asarray(leaf, float), at.shape[1:])
@@ -180,7 +171,7 @@ def _between(a: Hardware, b: Hardware, names: Sequence[str], at: np.ndarray) -> 
             return leaf * (other / leaf) ** share
         return leaf + (other - leaf) * share
 
-    return jax.tree_util.tree_map_with_path(mix, a)
+    return jax.tree_util.tree_map_with_path(mix, a, b)
 
 
 def by_rate(a: Design, b: Design) -> list[dict[str, Any]]:
@@ -192,8 +183,7 @@ def by_rate(a: Design, b: Design) -> list[dict[str, Any]]:
     if len(a.hardware.tiers) != len(b.hardware.tiers):
         return []
     on_a, on_b = (float(_cost(a, machine).step_time) for machine in (a.hardware, b.hardware))
-    said_a, said_b = rates(a.hardware), dict(zip(rates(a.hardware), _values(b, a), strict=True))
-    names = [name for name in said_a if said_a[name] != said_b[name]]
+    names = [name for name, (here, there) in _numbers(a.hardware, b.hardware).items() if here != there]
     parts = _integrated(a, b, names) if names else {}
     machine = math.log(on_b / on_a)
     rows = [{"name": name, "log_ratio": value} for name, value in parts.items() if value != 0.0]
@@ -202,17 +192,6 @@ def by_rate(a: Design, b: Design) -> list[dict[str, Any]]:
     whole = math.log((float(_cost(b, b.hardware).step_time) / _tokens(b)) / (on_a / _tokens(a)))
     rows.append({"name": "model, layout and workload", "log_ratio": whole - machine})
     return rows
-
-
-def _values(b: Design, a: Design) -> list[float]:
-    """The numbers of b's machine, in the order and under the names of a's."""
-    leaves = {jax.tree_util.keystr(p): float(v) for p, v in jax.tree_util.tree_leaves_with_path(b.hardware)}
-    told = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(a.hardware):
-        name = called(path, a.hardware)
-        if np.isfinite(leaf) and not name.startswith(_IDLE):
-            told.append(leaves[jax.tree_util.keystr(path)])
-    return told
 
 
 def _integrated(a: Design, b: Design, names: list[str]) -> dict[str, float]:
@@ -240,8 +219,7 @@ def flips(a: Design, b: Design) -> list[dict[str, Any]]:
     order = float(_cost(b, b.hardware).step_time) / _tokens(b) > on_a
     factors = np.geomspace(*RANGE, 81)
     told = []
-    leaves = jax.tree_util.tree_leaves_with_path(b.hardware)
-    for path, leaf in leaves:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(b.hardware):
         name = called(path, b.hardware)
         if not np.isfinite(leaf) or leaf <= 0 or name.startswith(_IDLE) or name.endswith(_SIZES):
             continue

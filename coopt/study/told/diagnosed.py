@@ -14,7 +14,6 @@ from typing import Any
 from coopt import units
 from coopt.cost import estimate
 from coopt.cost.explain import layout_document, limits, memory_document, plain, rows_document
-from coopt.cost.quality import Z90
 from coopt.cost.roofline import peak
 from coopt.ops import count
 from coopt.problems import Problem, Refused
@@ -23,7 +22,7 @@ from coopt.search.space import candidate
 from coopt.search.sweep import sweep
 from coopt.spec.nouns import BOUNDS, ORDERS, VERDICTS, Cost, Hardware, Layout, Ops, Row
 from coopt.study.given.designs import Design
-from coopt.study.scored.evidence import card, sigma
+from coopt.study.scored.evidence import card, interval, sigma
 from coopt.study.told.compared import spread
 from coopt.study.told.suspects import suspects
 from coopt.tree import replace
@@ -197,12 +196,11 @@ def better(one: Design, cost: Cost, measured: float) -> list[dict[str, Any]]:
 
 def _gain(one: Design, other: Layout, ratio: float, measured: float) -> dict[str, Any]:
     beside = Design(name="", model=one.model, layout=other, workload=one.workload, hardware=one.hardware)
-    width = Z90 * spread(one, beside)
     mine, theirs = layout_document(one.layout), layout_document(other)
     return {
         "layout": theirs,
         "step_time": measured * ratio,
-        "interval": [measured * ratio * math.exp(-width), measured * ratio * math.exp(width)],
+        "interval": interval(measured * ratio, spread(one, beside)),
         "gain": 1.0 - ratio,
         "changes": {key: value for key, value in theirs.items() if mine[key] != value and key not in ("dp", "fsdp")},
     }

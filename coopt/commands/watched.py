@@ -1,4 +1,4 @@
-"""`coopt search` and `coopt resume` with what stands above them: bars on stderr, and the run's page."""
+"""The commands that take minutes, with a bar on stderr; a search and its rest with the run's page as well."""
 
 from __future__ import annotations
 
@@ -26,6 +26,22 @@ def resume(options: Any) -> dict[str, Any]:
     from coopt.study import main
 
     return _reported(main.resume, options)
+
+
+def measure(options: Any) -> dict[str, Any]:
+    """Blocks, or a program, compiled and timed."""
+    from coopt.study.timed import timing
+
+    with progress.bar() as told:
+        return timing.measure(options, told=told)
+
+
+def calibrate(options: Any) -> dict[str, Any]:
+    """Measurements, or the blocks that tell most, to a profile."""
+    from coopt.study.timed import profiled
+
+    with progress.bar() as told:
+        return profiled.calibrate(options, told=told)
 
 
 def _reported(verb: Callable[..., dict[str, Any]], options: Any) -> dict[str, Any]:
