@@ -13,6 +13,8 @@ from coopt.measure.statistics import kendall_tau
 from coopt.study.scored.evidence import measurements
 
 RULES = ("raw", "alone", "streams")
+# s: the batch of the linked recipe at the published 2,909 tokens a second and chip
+RECIPES = {"maxtext-054": 4608 * 4096 / (128 * 2909)}
 
 
 def table(flags: str = "") -> list[dict[str, str]]:
@@ -39,10 +41,11 @@ def test_parts_add_up_and_the_measured_time_is_the_published_one():
     for row in table():
         parts = sum(float(row[part]) for part in ("matmul", "attention", "experts", "other", "collective"))
         assert parts == pytest.approx(float(row["streams"]), rel=1e-5), row["id"]
-        assert float(row["measured"]) == pytest.approx(rows.measured_step_time(published[row["id"]]), rel=1e-5)
+        seconds = RECIPES.get(row["id"]) or rows.measured_step_time(published[row["id"]])
+        assert float(row["measured"]) == pytest.approx(seconds, rel=1e-5)
         assert float(row["ideal"]) < float(row["alone"]) and row["unread"] == "0" and len(row["digest"]) == 64
         assert int(row["replaced"]) == int(row["fusions"])
-        assert (row["cut"] == "none") == (float(published[row["id"]]["tp"]) == 1)
+        assert (row["cut"] == "none") == (float(published[row["id"]]["tp"] or 1) == 1)
         eight, mixed = published[row["id"]]["precision"] != "bf16", bool(published[row["id"]]["experts"])
         assert row["kind"] == ("mixture" if mixed else published[row["id"]]["precision"] if eight else "dense")
 
