@@ -8,8 +8,9 @@
 Needs Python 3.12 and `pip install 'coopt[tpu]'`. A row is 1 to 3 minutes on two quiet cores and at most 1.7 GB; each
 is written when it is done, so that a run that was stopped goes on. A step with tensor parallelism is compiled with its
 residual stream cut along its width, as MaxText's source has it, and along the sequence. Nothing is fitted: the rules
-know cycles, FLOPs and bytes, and no measured time. Prints a line a row, then mean and worst error, bias and Kendall's tau of each rule, of
-FLOPs over peak times one constant, and of the multi-slice rows, where `estimate` adds the data-centre network.
+know cycles, FLOPs and bytes, and no measured time. Prints a line a row, then mean and worst error, bias and Kendall's
+tau of each rule, of FLOPs over peak times one constant, and of the multi-slice rows, where `estimate` adds the
+data-centre network.
 """
 
 import csv
