@@ -7,30 +7,9 @@ import math
 from typing import Any
 
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import NAN, ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, LayerKind, Layout, Leaf, Model, Precision
-from coopt.tree import label, struct
+from coopt.spec.nouns import ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, LayerKind, Layout, Model, Precision
 
 _CODES = {"recompute": RECOMPUTE, "schedule": SCHEDULES, "order": ORDERS}
-
-
-@struct
-class Measurement:
-    """What a clock or a compiler said about one block, with its provenance."""
-
-    name: str = label(default="")
-    device: str = label(default="")
-    versions: str = label(default="")
-    digest: str = label(default="")
-    kind: str = label(default="none")  # clock | compiler cycles | none
-    outcome: str = label(default="ok")
-    isolation: str = label(default="process")
-    time: Leaf = NAN  # s, median
-    low: Leaf = NAN
-    high: Leaf = NAN
-    flops: Leaf = NAN
-    bytes: Leaf = NAN
-    memory: Leaf = NAN
-    spread: Leaf = NAN  # relative median absolute deviation of the samples
 
 
 def block_job(

@@ -252,7 +252,7 @@ class Hardware:
     kernel: Leaf = 5e-6  # s a launch costs on the device
     tiers: tuple[Tier, ...] = ()  # between chips, nearest first
     dispatch: Leaf = 0.0  # s of host time a launch; the stack's constants begin here
-    ported: Leaf = 1.0  # rate of its fused attention, if written for an older chip, over kernels written for this one
+    ported: Leaf = 1.0  # rate of its fused attention over the family's: kernels for an older chip, more exponentials
     passes: Leaf = 1.0  # bytes that pointwise kernels move, over those of perfectly fused ones
     passes_back: Leaf = 1.0  # times as many in a backward pass, where compilers fuse less
     hide_tensor: Leaf = 0.0  # share of tensor, context and expert collectives that compute may hide

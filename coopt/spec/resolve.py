@@ -82,7 +82,7 @@ def resolve(
         **rates,
         **{key: q.value for key in _STACK_LEAVES if (q := getattr(constants, key)) is not None},
         **economy,
-        ported=_value(files.stack.fields.ported.get(family), 1.0),
+        ported=_value(files.stack.fields.ported.get(family), 1.0) * _value(files.chip.fields.attention, 1.0),
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
     # A chip that was calibrated with a stack says itself what pointwise kernels move, and how products batch.

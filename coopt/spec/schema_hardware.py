@@ -159,6 +159,7 @@ class Chip(File):
     cores: Quantity[Count] | None = None
     clock: Quantity[Frequency] | None = None
     tile: Tile | None = None
+    attention: Quantity[Positive] | None = None  # rate of its fused attention over that of its family
     host: ChipHost = ChipHost()
     links: Links = Links()
     power: ChipPower = ChipPower()

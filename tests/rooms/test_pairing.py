@@ -19,7 +19,7 @@ WORK = training(4096.0, 15360.0)
 
 @pytest.fixture(scope="module")
 def machine():
-    return load.resolve("dgx-h800", chips=2048)
+    return replace(load.resolve("dgx-h800", chips=2048), stolen=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,12 @@ def test_what_is_paired_hides_behind_computing_as_far_as_there_is_any(machine, m
     assert m == 120.0
     # one micro-batch of m meets no other, and while the pipeline fills and drains none does
     assert shown(model, pair, fast) == pytest.approx(shown(model, layout, fast) / m, rel=1e-6)
+    # what sends takes cores, 20 of an H800's 132, and slows what it hides behind
+    taking = replace(fast, stolen=load.resolve("dgx-h800", chips=2048).stolen)
+    priced = cost(model, pair, fast)
+    sent = sum(float(busy) for name, busy in zip(priced.names, priced.busy, strict=True) if ".ep." in name)
+    assert float(taking.stolen) == 20 / 132
+    assert 0.9 * 20 / 132 * sent < shown(model, pair, taking) < 1.1 * 20 / 132 * sent + shown(model, pair, fast)
     # where sending takes longer than computing, as much shows as is longer
     slow = replace(machine, tiers=tuple(replace(tier, bandwidth=tier.bandwidth / 4.0) for tier in machine.tiers))
     assert 0.5 * shown(model, layout, slow) < shown(model, pair, slow) <= shown(model, layout, slow) * (1 + 1e-12)

@@ -566,6 +566,8 @@ def test_trial_that_is_done_is_never_done_again(runs: Path):
             self.outcomes, self.asked = list(outcomes), 0
 
         def run(self, job):
+            if job.path == bench.PROBE:  # the device is still there
+                return Outcome(result={"outcome": "ok"})
             self.asked += 1
             return self.outcomes.pop(0)
 
