@@ -73,7 +73,7 @@ def test_what_is_paired_hides_behind_computing_as_far_as_there_is_any(machine, m
 
 @pytest.mark.parametrize("row, without, with_it", [("mbridge-265", 19.7, 17.6), ("mbridge-050", 24.714, 20.992)])
 def test_pairing_saves_what_was_measured(row, without, with_it):
-    """Qwen3 235B on 256 H100 (Megatron MoE model zoo) and 30B on 16 (Megatron-Bridge, pull request 5129): 11 and 15%."""
+    """Qwen3 235B on 256 H100 (Megatron MoE model zoo), 30B on 16 (Megatron-Bridge, pull request 5129): 11 and 15%."""
     ((_, one),), _ = tables.designs([given for given in rows.read(measurements()) if given["id"] == row])
     plain, pair = (
         seconds(one.model, replace(one.layout, paired=paired), one.hardware, one.workload) for paired in (0.0, 1.0)
