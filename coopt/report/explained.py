@@ -19,7 +19,7 @@ VERDICTS = {
     "experts": "ep does not divide the experts, or tp x cp x dp",
     "sequence": "cp or sp does not divide the sequence",
     "fsdp": "fsdp does not divide dp",
-    "schedule": "interleaving needs micro-batches in multiples of pp",
+    "schedule": "interleaving needs micro-batches in multiples of pp, dualpipe an even pp, vpp=1 and 2 pp of them",
     "type": "the chip has no such number format",
     "offload": "the chip has no host link, or the host too little memory",
     "unpriced": "a field that pricing needs is not known",

@@ -204,7 +204,9 @@ def interval(value: Any, say: Any = seconds) -> str:
 
 
 DEGREES = ("tp", "cp", "pp", "dp", "fsdp", "ep", "vpp")
+_MODULES = ("recompute_norm", "recompute_act", "recompute_up", "recompute_mlp")
 _USUAL = {"sp": (0, False), "zero": (), "recompute": ("none", 0), "schedule": ("1f1b", 0), "offload": (0,)}
+_USUAL |= dict.fromkeys(("dualpipe", "paired", *_MODULES), (0,))
 
 
 def settings(value: Any) -> dict[str, str]:

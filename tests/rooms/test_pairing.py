@@ -7,10 +7,12 @@ import pytest
 
 from coopt.cost import estimate
 from coopt.cost.collectives import collective_time
-from coopt.fit import runs
+from coopt.fit import rows, runs
 from coopt.ops import count
 from coopt.spec import load
 from coopt.spec.nouns import PRECISIONS, VERDICTS, Row, Tier, training
+from coopt.study.scored import tables
+from coopt.study.scored.evidence import measurements
 from coopt.tree import replace
 
 MODULES = ("recompute_norm", "recompute_act", "recompute_up", "recompute_mlp")
@@ -67,6 +69,16 @@ def test_what_is_paired_hides_behind_computing_as_far_as_there_is_any(machine, m
     assert seconds(model, pair, machine) < seconds(model, layout, machine)
     rows = [float(t) for t in cost(model, pair, machine).time]
     assert sum(rows) == pytest.approx(seconds(model, pair, machine), rel=1e-9)
+
+
+@pytest.mark.parametrize("row, without, with_it", [("mbridge-265", 19.7, 17.6), ("mbridge-050", 24.714, 20.992)])
+def test_pairing_saves_what_was_measured(row, without, with_it):
+    """Qwen3 235B on 256 H100 (Megatron MoE model zoo), 30B on 16 (Megatron-Bridge, pull request 5129): 11 and 15%."""
+    ((_, one),), _ = tables.designs([given for given in rows.read(measurements()) if given["id"] == row])
+    plain, pair = (
+        seconds(one.model, replace(one.layout, paired=paired), one.hardware, one.workload) for paired in (0.0, 1.0)
+    )
+    assert pair / plain == pytest.approx(with_it / without, abs=0.03)
 
 
 def test_one_micro_batch_alone_meets_no_other(machine, model, layout):
