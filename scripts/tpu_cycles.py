@@ -6,14 +6,17 @@
     python scripts/tpu_cycles.py --score              # the scores alone
 
 Needs Python 3.12 and `pip install 'coopt[tpu]'`. A row is 1 to 3 minutes on two quiet cores and at most 1.7 GB; each
-is written when it is done, so that a run that was stopped goes on. Nothing is fitted: the rules know cycles, FLOPs and
-bytes, and no measured time. Prints a line a row, then mean and worst error, bias and Kendall's tau of each rule, of
-FLOPs over peak times one constant, and of the multi-slice rows, where `estimate` adds the data-centre network.
+is written when it is done, so that a run that was stopped goes on. A step with tensor parallelism is compiled with its
+residual stream cut along its width, as MaxText's source has it, and along the sequence. Nothing is fitted: the rules
+know cycles, FLOPs and bytes, and no measured time. Prints a line a row, then mean and worst error, bias and Kendall's
+tau of each rule, of FLOPs over peak times one constant, and of the multi-slice rows, where `estimate` adds the
+data-centre network.
 """
 
 import csv
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -34,6 +37,7 @@ from coopt.study.timed.targets import TEXTS
 from coopt.tree import replace
 
 ROWS = flags.DEFINE_list("rows", [], "ids of rows to compile anew")
+CUTS = flags.DEFINE_list("cuts", ["width", "sequence"], "how steps with tensor parallelism cut their residual stream")
 PUBLISHED = flags.DEFINE_bool("published", False, "compile with the flags that a row's source gives")
 SCORE = flags.DEFINE_bool("score", False, "compile nothing")
 TEXT_FOLDER = flags.DEFINE_string("texts", os.path.expanduser(TEXTS), "where compiled texts are kept")
@@ -58,8 +62,9 @@ RECIPES = {
     "maxtext-054": {"n_chips": "128", "scaleup_domain": "128", "global_batch": "4608", "micro_batch": "36", "tp": "1",
                     "pp": "1", "cp": "1", "ep": "1", "dp": "128", "recompute_kind": "full", "scorable": "yes"},
 }  # fmt: skip
+Table = dict[tuple[str, str, str], dict[str, str]]
 FIELDS = (
-    "id kind flags target measured raw alone streams matmul attention experts other collective hidden flops ideal "
+    "id kind flags cut target measured raw alone streams matmul attention experts other collective hidden flops ideal "
     "fusions replaced streamed unread memory compile_s resident jax libtpu digest date"
 ).split()
 
@@ -69,12 +74,21 @@ def table_file() -> Path:
     return measurements().with_name("tpu_cycles.csv")
 
 
-def done() -> dict[tuple[str, str], dict[str, str]]:
-    """The rows that are written, by id and flags (default or published)."""
+def done() -> Table:
+    """The rows that are written, by id, flags (default or published) and cut (width, sequence or none)."""
     if not table_file().exists():
         return {}
     with table_file().open(newline="") as file:
-        return {(row["id"], row["flags"]): row for row in csv.DictReader(file)}
+        return {(row["id"], row["flags"], row["cut"]): row for row in csv.DictReader(file)}
+
+
+def faster(told: Table, *, flags: str, cuts: Sequence[str] = ("width", "sequence")) -> dict[str, dict[str, str]]:
+    """Of each step with these flags the row of the faster cut, by id."""
+    found: dict[str, dict[str, str]] = {}
+    for (name, how, cut), row in told.items():
+        if how == flags and cut in (*cuts, "none"):
+            found[name] = min(found.get(name, row), row, key=lambda one: float(one["streams"]))
+    return found
 
 
 def published() -> dict[str, str]:
@@ -114,9 +128,9 @@ def kind(one: rows.Design) -> str:
     return "dense" if one.layout.precision.name == "bf16" else one.layout.precision.name
 
 
-def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
+def timed(one: rows.Design, executor, *, flags: str, cut: str) -> dict[str, str]:
     """A row of the table: the step compiled for its slice with these flags, priced by every rule."""
-    layout = replace(one.layout, **OFFLOADED.get(one.row["id"], {"offload": 0.0}))
+    layout = replace(one.layout, sp=float(cut == "sequence"), **OFFLOADED.get(one.row["id"], {"offload": 0.0}))
     seq_len = int(one.workload.train.seq_len)
     job = step_job(one.model, layout, seq_len=seq_len, target=slice_of(one), texts=TEXT_FOLDER.value, flags=flags)
     outcome = executor.run(workers.Job(bench.JOB, job, DEADLINE.value))
@@ -145,6 +159,7 @@ def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
         "id": one.row["id"],
         "kind": kind(one),
         "flags": "published" if flags else "default",
+        "cut": cut,
         "target": answer["target"],
         **{name: f"{value:.6g}" for name, value in numbers.items()},
         "fusions": str(best.fusions),
@@ -158,7 +173,7 @@ def timed(one: rows.Design, executor, *, flags: str) -> dict[str, str]:
     }
 
 
-def write(told: dict[tuple[str, str], dict[str, str]]) -> None:
+def write(told: Table) -> None:
     """The table in the order of ids, whole or not at all."""
     new = table_file().with_suffix(".new")
     with new.open("w", newline="") as file:
@@ -214,22 +229,22 @@ def main(_):
     jax.config.update("jax_enable_x64", True)
     every, told = designs(), done()
     how, given = ("published", published()) if PUBLISHED.value else ("default", dict.fromkeys(every, ""))
-    missing = [n for n, one in every.items() if single(one) and n in given and (n, how) not in told]
-    wanted = [] if SCORE.value else ROWS.value or missing
+    names = ROWS.value or [name for name, one in every.items() if single(one) and name in given]
+    wanted = [(name, how, cut) for name in names for cut in (CUTS.value if every[name].layout.tp > 1 else ["none"])]
+    wanted = [] if SCORE.value else [key for key in wanted if ROWS.value or key not in told]
     with workers.process(preload=bench.PRELOAD) as executor:
-        for name in wanted:
-            started = time.monotonic()
-            row = told[name, how] = timed(every[name], executor, flags=given[name])
+        for key in wanted:
+            name, started = key[0], time.monotonic()
+            row = told[key] = timed(every[name], executor, flags=given[name], cut=key[2])
             write(told)
             print(f"{name}  {row['streams']} s, measured {row['measured']} s", end="")
             print(f"  in {time.monotonic() - started:.0f} s", flush=True)
-    default = {name: row for (name, how), row in told.items() if how == "default"}
+    default = faster(told, flags="default")
     for title, chosen in (
-        ("default flags", default),
-        (
-            "published flags where a source gives any",
-            default | {n: row for (n, how), row in told.items() if how == "published"},
-        ),
+        ("default flags, the faster cut", default),
+        ("default flags, along the width", faster(told, flags="default", cuts=["width"])),
+        ("default flags, along the sequence", faster(told, flags="default", cuts=["sequence"])),
+        ("published flags where a source gives any, the faster cut", default | faster(told, flags="published")),
     ):
         print(f"\n{title}")
         score(chosen, every)

@@ -7,7 +7,7 @@ Compiling needs Python 3.12 and `pip install 'coopt[tpu]'`, one to three minutes
 written when it is done. A row is a step as `coopt measure --part=step` compiles it: embedding, `layers` layers in a
 scan, head, loss, AdamW on float32 weights. Prints a line a row, how many are within 10%, and, over every row and the
 memory of every chip that ships, how often counting says rightly whether it fits. Rows of published runs (maxtext-*,
-tpur-*) hold the totals of measurements/tpu_cycles.csv.
+tpur-*) hold the totals of measurements/tpu_cycles.csv, cut along the sequence.
 """
 
 import csv

@@ -102,6 +102,9 @@ FLAGS = {
     "program": Flag(
         "your own program, package.module:function; the function returns (step, arguments), and may take the devices"
     ),
+    "block": Flag(
+        "a layer of your own in place of ours, package.module:factory; factory(model, kind) returns a module"
+    ),
     "on": Flag(
         "where: local, cpu:8, tpu:v5p:8x8x16 (v4, v5e, v6e, 7x too) or gpu:PROFILE:1x8x8; not local is compiled alone",
         "TEXT",
@@ -209,7 +212,7 @@ COMMANDS = {
         "compile and time transformer blocks, or a program of your own, on this machine",
         "coopt.commands.watched:measure",
         (Word("study", "a study's file; without one, the blocks of the default study", "?"),),
-        ("program", "model", "layout", "seq_len", "on", "part", "xla_flags", "peers", "chips", "out",
+        ("program", "model", "block", "layout", "seq_len", "on", "part", "xla_flags", "peers", "chips", "out",
          "seconds", "block_seconds"),  # fmt: skip
         example="coopt measure --out=measured.json",
         inside=("model", "layout"),

@@ -14,10 +14,11 @@ from typing import Any, cast
 import jax
 
 from coopt import workers
-from coopt.measure.jobs import block_job, finite
+from coopt.measure.jobs import block_job
 from coopt.measure.measurement import Measurement
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import Layout, Model
+from coopt.store.identity import finite
 
 JOB = "coopt.measure.job"
 DEVICE = "local-device"  # the lease: one process at a time times on this host

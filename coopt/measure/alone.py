@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from coopt.measure import topology
+from coopt.measure import kept, topology
 from coopt.measure.compile import toolchain
 from coopt.measure.schedule import Product, schedule
 from coopt.measure.sweep import Operation, program_of
@@ -72,7 +71,7 @@ def alone(
         report(f"product {number + 1}/{len(wanted)}")
         known[_key(product)] = _cycles(product, device)
         if path:
-            _write(path, known)
+            kept.put(path, json.dumps(known, indent=0).encode())
     return {product: math.nan if (c := known[_key(product)]) is None else c for product in wanted}
 
 
@@ -113,10 +112,3 @@ def _read(path: Path) -> dict[str, float | None]:
     except (OSError, ValueError):  # nothing yet, or damaged: compiled again
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, known: dict[str, float | None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_suffix(f".{os.getpid()}")
-    whole.write_text(json.dumps(known, indent=0))
-    whole.replace(path)

@@ -16,6 +16,7 @@ from coopt.spec.nouns import Layout, Model
 # Relative error of the norm that rounding explains: about ten times what correct blocks show in each format.
 TOLERANCE = {"float64": 1e-9, "float32": 2e-4, "bfloat16": 6e-2, "float16": 1e-2}
 QUANTISED = {"int8": 0.1, "float8_e4m3fn": 0.2}  # the same where operands of products are rounded to 8 bits
+NOTHING = {"float64": 1e-12, "float32": 1e-4}  # of the largest result: what a reference is off by its own rounding
 ROUTED = 4.0  # times as much where a router chooses: one token that goes elsewhere moves a whole row
 MOST = {"cpu": 2e11}  # FLOPs of a reference that is computed: about a second of two cores
 MOST_ELSEWHERE = 2e13  # of other platforms
@@ -95,8 +96,18 @@ def agreement(
 def compare(
     found: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, tolerance: float, reference: str
 ) -> Agreement:
-    """The agreement of results by name; a result that is missing or too many is the caller's mistake (KeyError)."""
-    errors = {path: _error(found[path], expected[path]) for path in sorted({*found, *expected})}
+    """The agreement of results by name; a result that is missing or too many is the caller's mistake (KeyError).
+
+    What is nothing but rounding in the reference, as the gradient of a key's bias is, which softmax does not see, is
+    compared with the largest of the other results, element by element: it has no size of its own.
+    """
+    largest = max((_element(value) for value in expected.values()), default=0.0)
+    nothing = NOTHING.get(reference, 0.0) * largest
+    errors = {}
+    for path in sorted({*found, *expected}):
+        own = _element(expected[path])
+        off = _element(found[path] - expected[path])
+        errors[path] = off / (own if own > nothing else largest) if largest > 0 else off
     where = max(errors, key=lambda path: np.inf if np.isnan(errors[path]) else errors[path])
     return Agreement(worst=errors[where], where=where, tolerance=tolerance, reference=reference)
 
@@ -119,7 +130,6 @@ def _leaves(tree) -> dict[str, np.ndarray]:
     }
 
 
-def _error(found: np.ndarray, expected: np.ndarray) -> float:
-    size = float(np.linalg.norm(expected))
-    difference = float(np.linalg.norm(found - expected))
-    return difference / size if size > 0 else difference
+def _element(value: np.ndarray) -> float:
+    """Root mean square of the elements."""
+    return float(np.linalg.norm(value)) / max(1, value.size) ** 0.5

@@ -110,7 +110,7 @@ class Experts(nnx.Module):
             y = self.grouped(x.astype(f.linear), chosen, gates, weights, self._apply)
         else:
             y = self._placed(x.astype(f.linear), *(a.reshape(x.shape[0], -1) for a in (chosen, gates)))
-        y = self.constrain(y, "batch", "residual", None)
+        y = self.constrain(y, "batch", "residual", "width")
         return (y + self.shared(x) if self.shared is not None else y).astype(f.activation)
 
     def _route(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

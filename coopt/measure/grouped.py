@@ -55,8 +55,9 @@ def kernel_of(mesh: Mesh, rules: Rules, formats: Formats, kind: LayerKind, layou
 def grouped(mesh: Mesh, rules: Rules, *, interpret: bool = False) -> Grouped:
     """Experts for `Experts`: (batch, sequence, d_model), (batch, sequence, top_k) choices and gates, and the weights.
 
-    Each chip sorts its own tokens; where it holds part of each expert's width, parts are summed. The compiler attaches
-    no cycles to the kernels, `gmm` and for gradients of weights `tgmm` (`coopt.measure.schedule` finds them).
+    Each chip sorts its own tokens; where it holds part of each expert's width, parts are summed, along the axis that
+    the residual stream is cut along if there is one. The compiler attaches no cycles to the kernels, `gmm` and for
+    gradients of weights `tgmm` (`coopt.measure.schedule` finds them).
 
     Args:
       interpret: the kernel step by step, on any platform.
@@ -67,8 +68,9 @@ def grouped(mesh: Mesh, rules: Rules, *, interpret: bool = False) -> Grouped:
     from coopt.measure.weights import WEIGHTS
 
     summed = tuple(axis for axis in rules["ff"] if mesh.shape[axis] > 1)
-    scattered = bool(summed) and set(summed) <= set(rules["residual"])
+    narrow, short = (bool(summed) and set(summed) <= set(rules[axis]) for axis in ("width", "residual"))
     tokens = spec_of(("batch", "sequence", None), rules)
+    stream = spec_of(("batch", "residual", "width"), rules)
 
     def whole(name: str) -> PartitionSpec:  # but for its width
         return spec_of(tuple(axis if axis == "ff" else None for axis in WEIGHTS[name][0]), rules)
@@ -82,17 +84,17 @@ def grouped(mesh: Mesh, rules: Rules, *, interpret: bool = False) -> Grouped:
                 rows = _permuted(jnp.repeat(x.reshape(-1, x.shape[-1]), top_k, axis=0), order)
             rows = apply(rows, lambda name, a: gmm(a, weights[name], sizes, a.dtype, tiles, interpret=interpret))
             with jax.named_scope("mlp.unpermute"):
+                if narrow:
+                    rows = jax.lax.psum_scatter(rows, summed, scatter_dimension=1, tiled=True)
                 back = _permuted(rows, jnp.argsort(order)).reshape(*chosen.shape, -1)
                 y = jnp.sum(back.astype(gates.dtype) * gates[..., None], axis=-2).astype(x.dtype)
-                if scattered:
+                if short:
                     return jax.lax.psum_scatter(y, summed, scatter_dimension=1, tiled=True)
-                return jax.lax.psum(y, summed) if summed else y
+                return jax.lax.psum(y, summed) if summed and not narrow else y
 
-        where = spec_of(("batch", "residual", None), rules) if scattered else tokens
         given = (tokens, tokens, tokens, {name: whole(name) for name in weights})
-        return jax.shard_map(local, mesh=mesh, in_specs=given, out_specs=where, check_vma=False)(
-            x, chosen, gates, weights
-        )
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=given, out_specs=stream, check_vma=False)
+        return mapped(x, chosen, gates, weights)
 
     return core
 

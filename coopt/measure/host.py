@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import platform
 import time
@@ -19,6 +18,7 @@ from coopt.measure import clock
 from coopt.measure.compile import compile_program
 from coopt.measure.formats import DTYPES
 from coopt.measure.jobs import real
+from coopt.workers.kernel import available_memory
 
 SIZES = (256, 512, 1024, 2048)
 FORMATS = ("fp32", "bf16")
@@ -124,16 +124,6 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def available_memory() -> float:
-    """Bytes of host memory a program could use now; NaN where the kernel does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            figures = dict(line.split(":", 1) for line in file)
-        return float(figures["MemAvailable"].split()[0]) * 1024.0
-    except (OSError, KeyError):
-        return math.nan
 
 
 def room(device: Any, job: dict) -> float:

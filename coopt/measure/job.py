@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -41,11 +42,13 @@ from coopt.measure import (
 from coopt.measure import candidate as candidates
 from coopt.measure.check import Unaffordable, agreement
 from coopt.measure.formats import emulated, formats_of
-from coopt.measure.jobs import finite, layout_of, model_of, real, whole
+from coopt.measure.jobs import layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
 from coopt.problems import Problem, Refused
+from coopt.store.identity import finite
 
 Report = Callable[[str], None]
+STORES = (logging.getLogger("coopt.store.cache"), logging.getLogger(kept.__name__))  # of files damaged, or disks full
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 FIELDS = {  # beside `kind`
     "block": "model layout seq_len part layer block target budget_s attempts check peak_flops chip memory seed texts "
@@ -94,8 +97,10 @@ def run_job(job: dict, report: Report = lambda phase: None) -> dict:
 
 @contextlib.contextmanager
 def _cache_failures() -> Iterator[list[str]]:
-    """What JAX's compilation cache could not read or write meanwhile: it warns, goes on, and is slower for ever."""
+    """What a cache (JAX's of programs, the store's, the shelf) could not read or write: it warns and is slower."""
     failed: list[str] = []
+    told = logging.Handler(logging.WARNING)
+    told.emit = lambda record: failed.append(record.getMessage()[:200])
     show = warnings.showwarning
 
     def keep(message, *rest: Any, **more: Any) -> None:
@@ -107,7 +112,13 @@ def _cache_failures() -> Iterator[list[str]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("always", ".*persistent compilation cache.*")
         warnings.showwarning = keep
-        yield failed
+        for store in STORES:
+            store.addHandler(told)
+        try:
+            yield failed
+        finally:
+            for store in STORES:
+                store.removeHandler(told)
 
 
 def _block(job: dict, report: Report) -> dict:

@@ -7,30 +7,9 @@ import math
 from typing import Any
 
 from coopt.problems import Problem, Refused
-from coopt.spec.nouns import NAN, ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, LayerKind, Layout, Leaf, Model, Precision
-from coopt.tree import label, struct
+from coopt.spec.nouns import ORDERS, PRECISIONS, RECOMPUTE, SCHEDULES, LayerKind, Layout, Model, Precision
 
 _CODES = {"recompute": RECOMPUTE, "schedule": SCHEDULES, "order": ORDERS}
-
-
-@struct
-class Measurement:
-    """What a clock or a compiler said about one block, with its provenance."""
-
-    name: str = label(default="")
-    device: str = label(default="")
-    versions: str = label(default="")
-    digest: str = label(default="")
-    kind: str = label(default="none")  # clock | compiler cycles | none
-    outcome: str = label(default="ok")
-    isolation: str = label(default="process")
-    time: Leaf = NAN  # s, median
-    low: Leaf = NAN
-    high: Leaf = NAN
-    flops: Leaf = NAN
-    bytes: Leaf = NAN
-    memory: Leaf = NAN
-    spread: Leaf = NAN  # relative median absolute deviation of the samples
 
 
 def block_job(
@@ -112,21 +91,6 @@ def layout_of(fields: Any) -> Layout:
                 raise Refused(Problem(field=f"layout.{name}", expected=f"one of {', '.join(words)}", got=fields[name]))
             fields[name] = float(words.index(fields[name]))
     return dataclasses.replace(_build(Layout, fields, "layout"), precision=precision)
-
-
-def finite(value: Any) -> Any:
-    """The same JSON tree with NaN and infinity as null, tuples as lists.
-
-    >>> finite({"a": float("nan"), "b": (1.0,)})
-    {'a': None, 'b': [1.0]}
-    """
-    if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def whole(job: dict, name: str, default: int | None = None) -> int:

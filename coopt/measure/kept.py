@@ -6,8 +6,10 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import logging
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,22 +39,31 @@ def shelf_of(job: Mapping[str, Any], target: str, versions: Mapping[str, str]) -
 
 
 def read(shelf: Shelf, text: str) -> dict[str, Any] | None:
-    """What was kept of a lowered program; None where it is new, or its file is damaged."""
+    """What was kept of a lowered program; None where it is new, or its file is damaged, which is said."""
     try:
         return json.loads(gzip.decompress(_file(shelf, text).read_bytes())) if shelf.folder else None
-    except (OSError, EOFError, ValueError):
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        logging.getLogger(__name__).warning("%s is damaged and compiled anew: %s", _file(shelf, text), error)
         return None
 
 
 def write(shelf: Shelf, text: str, made: Mapping[str, Any]) -> None:
-    """Keeps the figures of a program, whole or not at all."""
-    if not shelf.folder:
-        return
-    path = _file(shelf, text)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Keeps the figures of a program."""
+    if shelf.folder:
+        put(_file(shelf, text), gzip.compress(json.dumps(made).encode(), 3))
+
+
+def put(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all; a disk that takes none is said, and costs no more than compiling again."""
     whole = path.with_suffix(f".{os.getpid()}")
-    whole.write_bytes(gzip.compress(json.dumps(made).encode(), 3))
-    whole.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole.write_bytes(data)
+        whole.replace(path)
+    except OSError as error:
+        logging.getLogger(__name__).warning("what was compiled could not be kept: %s", error)
 
 
 def _file(shelf: Shelf, text: str) -> Path:

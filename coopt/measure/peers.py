@@ -16,8 +16,9 @@ import numpy as np
 
 from coopt.measure import candidate as candidates
 from coopt.measure import clock, compile
-from coopt.measure.jobs import finite, layout_of, model_of, whole
+from coopt.measure.jobs import layout_of, model_of, whole
 from coopt.problems import Problem, Refused
+from coopt.store.identity import finite
 
 FIELDS = ("model", "layout", "part", "layer", "seq_len", "seed", "repeats", "peers")
 JOIN = 60  # s to wait for all peers at the start

@@ -13,7 +13,11 @@ SHOWN = 20  # plans in the table; the CSV holds all
 
 
 def price(plan: Mapping[str, Any]) -> str:
-    """Dollars for a million tokens."""
+    """Dollars for a million tokens.
+
+    >>> price({"dollars_per_token": 2.5e-6}), price({})
+    ('2.50', 'not known')
+    """
     each = words.figure(plan.get("dollars_per_token"))
     return words.NOT_KNOWN if each is None else words.digits(1e6 * each)
 

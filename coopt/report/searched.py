@@ -67,10 +67,26 @@ def measured_sentence(document: Mapping[str, Any]) -> str:
     held = words.mapped(document.get("calibration"))
     before, after = (words.figure(words.mapped(held.get(when)).get("mape")) for when in ("before", "after"))
     many = f"{len(timed)} of {len(words.entries(document, 'measured'))} shortlisted blocks were compiled and timed"
+    then = decision_sentence(document)
     if before is None or after is None:
-        return f"{many}."
-    again = again_sentence(document)
-    return f"{many}; calibration brought the mean error from {words.percent(before)} to {words.percent(after)}.{again}"
+        return f"{many}.{then}"
+    then += again_sentence(document)
+    return f"{many}; calibration brought the mean error from {words.percent(before)} to {words.percent(after)}.{then}"
+
+
+def decision_sentence(document: Mapping[str, Any]) -> str:
+    """Whether the timings decide which plan to take, and what taking it still risks; empty where nobody knows.
+
+    >>> decision_sentence({"decision": {"regret": 0.002, "decided": True}})
+    ' That decides the choice: the plan taken is expected to be within 0.2% of the best.'
+    """
+    found = words.mapped(document.get("decision"))
+    if (risk := words.figure(found.get("regret"))) is None:
+        return ""
+    said = f"the choice: the plan taken is expected to be within {words.percent(risk)} of the best"
+    if found.get("decided"):
+        return f" That decides {said}."
+    return f" That does not decide {said}; a larger --measure times more."
 
 
 def again_sentence(document: Mapping[str, Any]) -> str:

@@ -8,15 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from coopt.cost import estimate, loss
+from coopt.cost.quality import Z90
 from coopt.ops import count
 from coopt.problems import Problem, Refused
 from coopt.roadmap.options import Option, Pricer, Task
 from coopt.search.layouts import SEARCHED, layout_space
-from coopt.search.price import price
-from coopt.search.space import Space, candidate, lattice, settings
+from coopt.search.price import quickest
+from coopt.search.space import candidate, settings
 from coopt.spec import load, nouns
 from coopt.spec.find import Folders
 from coopt.tree import replace
@@ -113,9 +112,8 @@ def _fastest(
     except Refused:
         return None  # no legal layout: the batch or the heads do not divide among so many chips
     space = dataclasses.replace(space, base=replace(space.base, hardware=hardware))
-    times = _times(space)
-    at = int(np.argmin(times))
-    if not math.isfinite(times.flat[at]):
+    at = quickest(space)
+    if at is None:
         return None
     chosen = candidate(space, at)
     cost = estimate(count(chosen.model, chosen.layout, chosen.workload), hardware)
@@ -133,15 +131,6 @@ def _fastest(
     )
 
 
-def _times(space: Space) -> np.ndarray:
-    """Step times of a space in the order of its indices; infinite where a layout does not fit."""
-    with np.errstate(all="ignore"):
-        score = price(lattice(space), ("step_time",))
-        fits = np.asarray(score.verdict) < 0.5
-        times = np.where(fits & np.isfinite(score.objectives[0]), score.objectives[0], np.inf)
-    return np.broadcast_to(times, [len(axis) for axis in space.axes])
-
-
 def _said(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a layout under their own names."""
     names = {path: path.removeprefix("layout.") for path in chosen if not path.startswith("layout.precision")}
@@ -152,7 +141,7 @@ def _said(chosen: Mapping[str, Any]) -> dict[str, Any]:
 def _interval(speed: float, hardware: nouns.Hardware) -> tuple[float, float]:
     """A 90 % interval of the speed: exp(+-1.64 sigma) where an error was measured; half to double where none was."""
     sigma = _known(hardware.sigma)
-    factor = 2.0 if sigma is None else math.exp(1.6448536269514722 * sigma)
+    factor = 2.0 if sigma is None else math.exp(Z90 * sigma)
     return speed / factor, speed * factor
 
 

@@ -15,11 +15,10 @@ import numpy as np
 
 from coopt.cost import estimate
 from coopt.ops import count
-from coopt.search.layouts import layout_space
 from coopt.search.price import Score
 from coopt.search.refine import refine
-from coopt.search.space import Candidate, Space, axis, candidate, digits, index
-from coopt.spec.nouns import TYPE_BYTES, Cost, Hardware, Leaf, Model, Ops, training
+from coopt.search.space import Candidate, Space, candidate, digits, index
+from coopt.spec.nouns import TYPE_BYTES, Cost, Hardware, Leaf, Ops
 from coopt.xp import choose, maximum, minimum, where
 
 ONE_F_ONE_B, GPIPE = 0.0, 1.0
@@ -93,16 +92,6 @@ def above_floor(one: Candidate, names: tuple[str, ...]) -> Score:
     ratio = cost.step_time / floor(one)
     known = {"flaw": ratio, "waste": 1.0 / ratio}
     return Score(verdict=cost.verdict, objectives=tuple(known[name] for name in names))
-
-
-def corners(model: Model, chips: int) -> Space:
-    """Layouts of a model with sequences and batches wide enough for odd corners."""
-    return layout_space(
-        model, training(4096.0, 512.0), chips=chips,
-        choices={"vpp": (1, 2, 4, 5, 8), "micro_batch": (1, 2, 4), "schedule": (0, 1)},
-        axes=[axis("seq_len", "workload.phases.0.seq_len", [512, 2048, 8192, 32768]),
-              axis("batch", "workload.phases.0.batch", [128, 512, 2048])],
-    )  # fmt: skip
 
 
 def worst(space: Space, hardware: Hardware, *, keep: int = 5, seed: int = 0, generations: int = 30,

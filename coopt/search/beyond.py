@@ -61,9 +61,7 @@ def beyond(
         first = np.array([best], dtype=object)
         top = Ranked(indices=np.concatenate((first, top.indices))[:keep],
                      values=np.concatenate((_values(whole, proof.digits), top.values))[:keep])  # fmt: skip
-    seconds = time.perf_counter() - began
-    rate = (found.evaluated + proof.priced) / seconds
-    return dataclasses.replace(found, top=top, seconds=seconds, candidates_per_second=rate), proof
+    return dataclasses.replace(found, top=top, seconds=time.perf_counter() - began), proof
 
 
 def _values(task: Task, place: tuple[int, ...]) -> np.ndarray:

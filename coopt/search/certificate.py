@@ -78,11 +78,7 @@ def write(path: Path, document: dict[str, Any]) -> None:
 
 def same_expression(document: dict[str, Any], expression: Expression) -> list[Problem]:
     """What differs between the certificate's program and `expression` recorded anew over the certificate's space."""
-    axes = tuple(
-        Axis(name=one["name"], paths=tuple(one["paths"]), values=np.array(one["values"], dtype=np.float64))
-        for one in document["space"]["axes"]
-    )
-    space = Space(axes=axes, base=rebuilt(Candidate, document["space"]["base"]))
+    space = space_of(document["space"])
     limits = {name: float(most) for name, most in document["limits"]}
     task = task_of(space, objectives=(document["objective"],), limits=limits, expression=expression)
     ours = digest(record(task).merged().document())
@@ -91,6 +87,15 @@ def same_expression(document: dict[str, Any], expression: Expression) -> list[Pr
         Problem(field="program", expected=f"this project's expression over the space, digest {ours[:12]}",
                 got=f"digest {theirs[:12]}", hint="another version of coopt, or a file that was changed")
     ]  # fmt: skip
+
+
+def space_of(data: dict[str, Any]) -> Space:
+    """A space out of its axes and its base as a certificate has them: without names of choices."""
+    axes = tuple(
+        Axis(name=one["name"], paths=tuple(one["paths"]), values=np.array(one["values"], dtype=np.float64))
+        for one in data["axes"]
+    )
+    return Space(axes=axes, base=rebuilt(Candidate, data["base"]))
 
 
 def described(tree: Any) -> Any:

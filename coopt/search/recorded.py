@@ -20,7 +20,7 @@ import numpy as np
 from coopt.search.price import Expression
 from coopt.search.space import Space, flat_leaves, put
 from coopt.search.terms import Tape
-from coopt.spec.nouns import VERDICTS, Hardware, Law
+from coopt.spec.nouns import VERDICTS, Hardware, Law, Layout
 from coopt.tree import replace
 from coopt.xp import where
 
@@ -126,7 +126,8 @@ def record(task: Task, *, coded: bool = False) -> Recorded:
     """Records what a task asks for: the results are the verdict and the named objectives; `coded`, limits are verdicts.
 
     A field with one value on its whole axis is a number. What no result needs, such as rows that only an explanation
-    reads, is left out. Another value in the base records the same line, so that nothing is compiled anew for it.
+    reads, is left out. Another value in the base records the same line, so that nothing is compiled anew for it, but
+    for its layout: what no axis switches on is not priced, as it is not for one candidate.
     """
     tape, fields, leaves = Tape(), {}, {}
     for number, one in enumerate(task.space.axes):
@@ -135,7 +136,8 @@ def record(task: Task, *, coded: bool = False) -> Recorded:
             leaves[path] = tape.term(column[0])
             if (column != column[0]).any():
                 fields[leaves[path].place] = number, field
-    score = task.expression(put(jax.tree.map(tape.term, task.space.base), leaves), task.names)
+    base = jax.tree.map(lambda one: one if _is_layout(one) else tape.term(one), task.space.base, is_leaf=_is_layout)
+    score = task.expression(put(base, leaves), task.names)
     code, values = score.verdict, score.objectives
     if coded:
         for number, (position, bound) in enumerate(task.limits):
@@ -144,6 +146,10 @@ def record(task: Task, *, coded: bool = False) -> Recorded:
             code = where(code < 0.5, failed, code)
         values = values[: task.objectives]
     return _line(tape, fields, [tape.place(one) for one in (code, *values)])
+
+
+def _is_layout(tree: Any) -> bool:
+    return isinstance(tree, Layout)
 
 
 def _line(tape: Tape, fields: Mapping[Any, tuple[int, int]], results: Sequence[Any]) -> Recorded:

@@ -152,14 +152,13 @@ class Herd:
         task, fits = self.task, self.worse == 0
         best, space = self.digits[fits][:keep], task.space
         live = [bool(np.isfinite(column).any()) for column in self.achieved.T]
-        seconds = time.perf_counter() - began
         unknown = tuple(name for number, name in enumerate(task.names[: task.objectives]) if not live[number])
         return Result(
             objectives=task.names[: task.objectives], evaluated=self.priced,
             feasible=self.priced - sum(self.census.values()), rejected=dict(self.census.most_common()), unknown=unknown,
             top=Ranked(indices=_indices(space, best), values=self.values[fits][:keep, : task.objectives]),
-            pareto=Ranked(indices=_indices(space, self.points), values=self.achieved), seconds=seconds,
-            candidates_per_second=self.priced / seconds,
+            pareto=Ranked(indices=_indices(space, self.points), values=self.achieved),
+            seconds=time.perf_counter() - began,
         )  # fmt: skip
 
     def _priced(self, digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

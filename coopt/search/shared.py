@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from coopt.search.recorded import Recorded
+from coopt.search.recorded import Recorded, freed
 from coopt.search.space import Space
 
 COMMON = 12  # operations that are worth finding out what differs on their axes
@@ -24,7 +24,7 @@ DENSE = 4  # a table of all combinations is used up to so many times the rows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shared:
-    """The steps of a recording in order: `(slot, node or None, operands, from, to, dead)`; slots begin with places.
+    """The steps of a recording in order: `(slot, (node or None, from, to), operands, dead)`; slots begin with places.
 
     A step without a node takes its operand from the rows of the axes `from` to those of `to`.
     """
@@ -49,16 +49,12 @@ def share(recorded: Recorded) -> Shared:
             if axes[one] and axes[one] != to:
                 if (one, to) not in taken:
                     taken[one, to] = slots + len(taken)
-                    steps.append((taken[one, to], None, (one,), axes[one], to))
+                    steps.append((taken[one, to], (None, axes[one], to), (one,)))
                 one = taken[one, to]
             given.append(one)
-        steps.append((recorded.first + node, node, tuple(given), to, to))
-    seen, freed = {*recorded.results, *range(recorded.first)}, []
-    for slot, node, operands, source, to in reversed(steps):
-        dead = tuple(dict.fromkeys(one for one in operands if one not in seen))
-        seen.update(dead)
-        freed.append((slot, node, operands, source, to, dead))
-    return Shared(recorded=recorded, axes=tuple(axes), steps=tuple(reversed(freed)), slots=slots + len(taken))
+        steps.append((recorded.first + node, (node, to, to), tuple(given)))
+    steps = freed(steps, keep=(*recorded.results, *range(recorded.first)))
+    return Shared(recorded=recorded, axes=tuple(axes), steps=steps, slots=slots + len(taken))
 
 
 def run(shared: Shared, rows: np.ndarray, inputs: Callable[[int, int, np.ndarray], Any], numbers: Sequence[Any],
@@ -75,7 +71,7 @@ def run(shared: Shared, rows: np.ndarray, inputs: Callable[[int, int, np.ndarray
         values[place] = inputs(axis, field, rows[first, axis])
     values[len(recorded.inputs) : recorded.first] = numbers
     with np.errstate(all="ignore"):
-        for slot, node, operands, source, to, dead in shared.steps:
+        for slot, (node, source, to), operands, dead in shared.steps:
             if node is None:
                 where = distinct.between(source, to)
                 value = values[operands[0]]

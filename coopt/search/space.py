@@ -170,19 +170,19 @@ def flat_leaves(space: Space, digits: np.ndarray) -> dict[str, np.ndarray]:
     return leaves
 
 
-def lattice(space: Space, slab: Slab | None = None, *, order: Sequence[int] | None = None) -> Candidate:
-    """A slab (default: the whole space) with every leaf shaped by its own axis, `(1, .., n, .., 1)`.
-
-    `order` lists the axes from `slab.axis` on as the dimensions of the leaves; without it they are in the space's own
-    order. Axes before the slab's are scalars.
-    """
-    return put(space.base, lattice_leaves(space, slab, order=order))
+def lattice(space: Space) -> Candidate:
+    """A whole space with every leaf shaped by its own axis, `(1, .., n, .., 1)`."""
+    return put(space.base, lattice_leaves(space))
 
 
 def lattice_leaves(
     space: Space, slab: Slab | None = None, *, order: Sequence[int] | None = None
 ) -> dict[str, np.ndarray]:
-    """The same by path."""
+    """The same by path, of a slab (default: the whole space).
+
+    `order` lists the axes from `slab.axis` on as the dimensions of the leaves; without it they are in the space's own
+    order. Axes before the slab's are scalars.
+    """
     slab = slab or Slab(axis=0, digits=(), low=0, high=len(space.axes[0]), start=0, size=size(space))
     leaves = {}
     for one, digit in zip(space.axes, slab.digits, strict=False):

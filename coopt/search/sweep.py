@@ -51,7 +51,11 @@ class Result:
     top: Ranked  # best of the first objective, ties by index
     pareto: Ranked  # nobody better in all known objectives, by index
     seconds: float
-    candidates_per_second: float
+
+    @property
+    def candidates_per_second(self) -> float:
+        """The rate of the whole search, what it prepares included."""
+        return self.evaluated / self.seconds
 
 
 def sweep(
@@ -193,10 +197,9 @@ def _result(job: _Job, tally: _Tally, objectives: tuple[str, ...], began: float)
         for indices in (exact.best(task, tally.leaders), found.indices)
     )
     unknown = [name for name, live in zip(objectives, found.live, strict=True) if not live]
-    seconds = time.perf_counter() - began
     return Result(
         objectives=objectives, evaluated=sum(tally.census), feasible=tally.census[0],
         rejected={reason: n for reason, n in zip(job.reasons[1:], tally.census[1:], strict=True) if n},
-        unknown=tuple(unknown) if job.front else (), top=top, pareto=front, seconds=seconds,
-        candidates_per_second=sum(tally.census) / seconds,
+        unknown=tuple(unknown) if job.front else (), top=top, pareto=front,
+        seconds=time.perf_counter() - began,
     )  # fmt: skip

@@ -6,22 +6,19 @@ import dataclasses
 import math
 from typing import Any
 
-import numpy as np
-
 from coopt.cost import estimate
 from coopt.cost.explain import layout_document, plain
-from coopt.cost.quality import Z90
 from coopt.ops import count
 from coopt.problems import Problem, Refused
 from coopt.search.layouts import SEARCHED, layout_space
-from coopt.search.price import price
-from coopt.search.space import Space, candidate, lattice
+from coopt.search.price import quickest
+from coopt.search.space import candidate
 from coopt.spec import load
-from coopt.spec.nouns import Hardware, Layout, training
+from coopt.spec.nouns import Layout, training
 from coopt.study.given.designs import Design, design
 from coopt.study.given.schema import Asked, Elsewhere, Trained
 from coopt.study.given.spaces import recipe
-from coopt.study.scored.evidence import card, sigma
+from coopt.study.scored.evidence import card, interval, sigma
 from coopt.tree import replace
 
 DROPPED = ("dp", "schedule")  # of a layout that is written again: the rest says it
@@ -112,7 +109,6 @@ def _figures(one: Design, site: Site) -> dict[str, Any]:
     ops = count(one.model, one.layout, one.workload)
     cost = estimate(ops, one.hardware)
     rate = float(cost.tokens_per_second_per_chip) * site.chips
-    width = Z90 * sigma(one.hardware)
     megawatts = site.powered * float(one.hardware.watts_all_in) / 1e6
     evidence = card(one, float(cost.step_time))
     return {
@@ -124,7 +120,7 @@ def _figures(one: Design, site: Site) -> dict[str, Any]:
         "tokens_per_second": plain(rate),
         "tokens_per_dollar": plain(rate * 3600.0 / (site.powered * float(one.hardware.dollars_hour))),
         "tokens_per_megawatt": plain(rate / megawatts),
-        "interval": [rate * math.exp(-width), rate * math.exp(width)],
+        "interval": interval(rate, sigma(one.hardware)),
         "fidelity": evidence["fidelity"],
         "stack": evidence["stack"],
         "assumed": [*site.said, *evidence["assumed"]],
@@ -149,19 +145,8 @@ def fastest(trained: Trained, site: Site, asked: Elsewhere, *, path: Any = None)
         space = layout_space(model, work, chips=site.chips, choices=choices)
     except Refused:
         return None  # nothing divides: the batch or the heads do not go into so many chips
-    times = step_times(space, hardware)
-    at = int(np.argmin(times))
-    if not math.isfinite(times[at]):
+    at = quickest(dataclasses.replace(space, base=replace(space.base, hardware=hardware)))
+    if at is None:
         return None
     layout = candidate(space, at).layout
     return replace(layout, precision=replace(layout.precision, name=recipe(space, at)))
-
-
-def step_times(space: Space, hardware: Hardware) -> np.ndarray:
-    """Step times of a whole space `(n,)`, infinite where a candidate does not fit; nothing is compiled."""
-    shape = tuple(len(axis) for axis in space.axes)
-    one = replace(lattice(space), hardware=hardware)
-    with np.errstate(all="ignore"):
-        score = price(one, ("step_time",))
-        time = np.where(np.asarray(score.verdict) < 0.5, score.objectives[0], np.inf)
-    return np.broadcast_to(np.where(np.isfinite(time), time, np.inf), shape).reshape(-1)

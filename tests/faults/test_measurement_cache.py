@@ -8,7 +8,9 @@ import stat
 import jax
 import pytest
 
+from coopt.measure import job
 from coopt.measure.job import run_job
+from coopt.store.cache import Cache
 from coopt.study.given import bench
 
 JOB = {
@@ -72,6 +74,17 @@ def test_a_cache_that_cannot_be_written_is_said(compiled):
     assert (again["outcome"], again["digest"]) == ("ok", whole["digest"])
     assert again["cache_failures"]
     assert stat.S_ISREG(os.stat(blocked).st_mode)
+
+
+def test_what_the_stores_cache_could_not_read_is_in_the_answer(tmp_path):
+    """B9: a damaged file of kept figures is a miss with a note, where the user sees it and not in a child's stderr."""
+    kept, key = Cache(tmp_path), "ab" * 32
+    with job._cache_failures() as failed:
+        kept.put(key, b"figures")
+        kept._path(key).write_bytes(b"damage")
+        assert kept.get(key) is None
+        assert kept.get(key) is None  # absent by now: nothing to say
+    assert len(failed) == 1 and "damaged" in failed[0]
 
 
 CHANGES = {

@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 
 from coopt.search import adversary
-from coopt.search.space import Candidate, all_digits, candidate, flat, put, size
+from coopt.search.layouts import layout_space
+from coopt.search.space import Candidate, all_digits, axis, candidate, flat, put, size
 from coopt.spec import load
 from coopt.spec.nouns import training
 from coopt.tree import replace
 
 WORSE = 1.10  # how much further from its witness a case may drift before somebody should look
+
+
+def corners(model, chips):
+    """Layouts of a model with sequences and batches wide enough for odd corners."""
+    return layout_space(
+        model, training(4096.0, 512.0), chips=chips,
+        choices={"vpp": (1, 2, 4, 5, 8), "micro_batch": (1, 2, 4), "schedule": (0, 1)},
+        axes=[axis("seq_len", "workload.phases.0.seq_len", [512, 2048, 8192, 32768]),
+              axis("batch", "workload.phases.0.batch", [128, 512, 2048])],
+    )  # fmt: skip
 
 
 def stored(repository):
@@ -37,7 +48,7 @@ def test_the_worst_found_get_no_worse(repository):
 @pytest.mark.parametrize(("model", "hardware"), [("llama3-70b", "dgx-h100"), ("gpt3-175b", "dgx-a100")])
 def test_no_candidate_undercuts_its_floor(model, hardware, rng):
     """E2, by a bound written apart from the model: 20,000 candidates, and what evolution finds."""
-    space, machine = adversary.corners(load.model(model), 512), load.resolve(hardware, chips=512)
+    space, machine = corners(load.model(model), 512), load.resolve(hardware, chips=512)
     space = type(space)(axes=space.axes, base=replace(space.base, hardware=machine))
     drawn = all_digits(space, rng.integers(0, size(space), 20_000))
     with np.errstate(all="ignore"):
@@ -48,7 +59,7 @@ def test_no_candidate_undercuts_its_floor(model, hardware, rng):
 
 def test_unequal_chunks_replay_nearly_as_they_are_priced(rng):
     """80 layers in chunks that do not divide them: stages wait for one another by their layers, not chunk by chunk."""
-    space, machine = adversary.corners(load.model("llama3-70b"), 512), load.resolve("dgx-h100", chips=512)
+    space, machine = corners(load.model("llama3-70b"), 512), load.resolve("dgx-h100", chips=512)
     factors = []
     for which in rng.integers(0, size(space), 8000):
         one = replace(candidate(space, int(which)), hardware=machine)
@@ -63,7 +74,7 @@ def test_unequal_chunks_replay_nearly_as_they_are_priced(rng):
 
 def test_equal_chunks_replay_as_they_are_priced(rng):
     """1F1B and GPipe, interleaved and not: where stages are equal the closed form is the replay, sends aside."""
-    space, machine = adversary.corners(load.model("gpt3-175b"), 512), load.resolve("dgx-a100", chips=512)
+    space, machine = corners(load.model("gpt3-175b"), 512), load.resolve("dgx-a100", chips=512)
     factors = []
     for which in rng.integers(0, size(space), 4000):
         one = replace(candidate(space, int(which)), hardware=machine)

@@ -11,7 +11,7 @@ from coopt.ops import count
 from coopt.problems import Refused
 from coopt.study.given.designs import design, parse
 from coopt.study.scored import tables
-from coopt.study.scored.evidence import card, measurements
+from coopt.study.scored.evidence import card, measurements, nearest
 from coopt.study.scored.validated import validate
 from coopt.study.told.compared import compare
 from coopt.study.told.wishes import gradients
@@ -126,6 +126,8 @@ def test_the_card_names_the_nearest_published_runs():
                  seq_len=8192, global_batch=128)  # fmt: skip
     told = card(one, 10.0)
     assert told["interval"][0] < 10.0 < told["interval"][1] and told["nearest"][0]["distance"] < 1.0
+    (known, *_), (other, *_) = (nearest(each) for each in (one, replace_hardware(one, stack="another")))
+    assert known["id"] == other["id"] and other["distance"] == pytest.approx(known["distance"] + 1.0)
     unknown = card(replace_hardware(one, sigma=float("nan")), 10.0)
     assert unknown["interval"][0] < told["interval"][0] and any("never compared" in text for text in unknown["assumed"])
 

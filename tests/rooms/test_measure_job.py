@@ -15,9 +15,10 @@ import pytest
 from coopt import workers
 from coopt.measure import check, host, sweep
 from coopt.measure.job import FIELDS, run_job
-from coopt.measure.jobs import block_job, finite, layout_of, model_of
+from coopt.measure.jobs import block_job, layout_of, model_of
 from coopt.problems import Refused
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
+from coopt.store.identity import finite
 from coopt.study.given import bench
 from coopt.study.timed import blocks
 
@@ -31,7 +32,7 @@ def executor():
     # As a user's shell is: conftest's eight devices are this process's own affair.
     kept = os.environ.pop("XLA_FLAGS", None)
     with workers.process(preload=("coopt.measure.job",)) as opened:
-        workers.run("coopt.measure.jobs:finite", {}, deadline_s=300.0, executor=opened)
+        workers.run("coopt.store.identity:finite", {}, deadline_s=300.0, executor=opened)
         if kept is not None:
             os.environ["XLA_FLAGS"] = kept
         yield opened
@@ -129,10 +130,21 @@ def test_a_device_that_answers_no_more_ends_the_work():
     assert host.probe({}) == {"outcome": "ok", "two": 2.0}
 
 
+def test_what_cancels_is_not_called_wrong_and_what_is_wrong_is():
+    """The gradient of a key's bias is zero but for rounding: beside the others it is as small as it should be."""
+    right = {"output": np.ones(64), "k_bias": 1e-17 * np.ones(64)}
+    found = {"output": np.ones(64), "k_bias": 1e-8 * np.ones(64)}
+    assert check.compare(found, right, tolerance=2e-4, reference="float64").agrees
+    assert not check.compare(found | {"k_bias": 1e-3 * np.ones(64)}, right, tolerance=2e-4, reference="float64").agrees
+    small = right | {"k_bias": 1e-6 * np.ones(64)}  # small, and no rounding of a float64: its own size counts
+    assert not check.compare(found, small, tolerance=2e-4, reference="float64").agrees
+    assert not check.compare(found | {"output": np.full(64, np.nan)}, right, tolerance=1.0, reference="float64").agrees
+
+
 def test_a_reference_that_costs_too_much_is_not_computed_and_said(executor, monkeypatch):
     monkeypatch.setitem(check.MOST, "cpu", 1e6)
-    answer = run_job(BLOCK | {"budget_s": 0.05, "target": "local"})
-    assert "takes too long" in answer["check"]["skipped"] and answer["time"] > 0
+    answer = run_job(BLOCK | {"budget_s": 0.0, "check": True})
+    assert answer["outcome"] == "ok" and "takes too long" in answer["check"]["skipped"]
     monkeypatch.setitem(check.MOST, "cpu", 1e12)
     answer = run_job(BLOCK | {"budget_s": 0.0, "check": True, "memory": answer["memory"]})
     assert "does not fit" in answer["check"]["skipped"]
@@ -279,10 +291,6 @@ def test_every_kind_has_fields():
     for kind in FIELDS:
         with pytest.raises(Refused, match="known field"):
             run_job({"kind": kind, "no_such": 1})
-
-
-def test_answers_are_json():
-    assert finite({"a": math.inf, "b": [math.nan, 1.0], "c": (2, "x")}) == {"a": None, "b": [None, 1.0], "c": [2, "x"]}
 
 
 def test_the_module_is_a_door(repository):

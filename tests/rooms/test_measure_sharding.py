@@ -274,11 +274,20 @@ def test_a_sharded_block_computes_what_one_device_does(name, layer, x32):
 WHOLE = dataclasses.replace(FP32, dp=2.0, fsdp=2.0, zero=3.0)
 
 
-@pytest.mark.parametrize("layout", [FP32, dataclasses.replace(WHOLE, tp=2.0, cp=2.0, sp=1.0), TENSOR])
-def test_sorted_experts_compute_what_every_expert_on_every_token_does(layout, x32):
+@pytest.mark.parametrize(
+    ("layout", "width"),
+    [
+        (FP32, ()),
+        (dataclasses.replace(WHOLE, tp=2.0, cp=2.0), ("tensor",)),
+        pytest.param(dataclasses.replace(WHOLE, tp=2.0, cp=2.0, sp=1.0), (), marks=SLOW),
+        pytest.param(TENSOR, (), marks=SLOW),
+    ],
+)
+def test_sorted_experts_compute_what_every_expert_on_every_token_does(layout, width, x32):
     """None dropped, however many an expert has: output and all gradients, the kernel interpreted, on one and more."""
     kind = dataclasses.replace(EXPERTS, shared=0.0)
-    mesh, rules = sharding.mesh_of(sharding.mesh_shape(layout), jax.devices()), sharding.rules_of(layout, kind)
+    mesh = sharding.mesh_of(sharding.mesh_shape(layout), jax.devices())
+    rules = {**sharding.rules_of(layout, kind), "width": width}
     formats = formats_of(layout.precision)
     core = grouped.grouped(mesh, rules, interpret=True)
     made = functools.partial(Experts, 128, kind, formats, sharding.constrain_on(mesh, rules), grouped=core)

@@ -203,6 +203,18 @@ def test_a_users_own_block_takes_the_place_of_ours(own):
         run_job(job | {"part": "head"})
 
 
+def test_the_command_times_a_block_of_ones_own(own):
+    from coopt.commands.parse import parse
+    from coopt.study.timed import timing
+
+    typed = ["measure", "--model=gpt2-124m", "model.d_model=96", "--block=own_steps:block", "--seq_len=32"]
+    (block,) = timing.measure(parse(typed))["blocks"]
+    assert block["outcome"] in ("ok", "noisy") and block["name"].startswith("own_steps:block d96 ")
+    assert block["forward_backward"]["time"] > 0 and block["check"] is None  # nothing says what it should compute
+    with pytest.raises(Refused, match="one device"):
+        timing.measure(parse([*typed[:1], "--block=own_steps:block", "--seconds=1"]))
+
+
 @pytest.mark.parametrize(("name", "said"), [("broken", "compile-error"), ("dying", "crashed"), ("plain", "")])
 def test_the_command_says_what_became_of_it(own, repository, name, said):
     """From the command line, in an isolated child: a failure is an outcome, with exit 0 and no traceback."""

@@ -189,15 +189,15 @@ def test_several_numbers_of_chips_and_experts():
 
 def test_when_nothing_fits_the_nearest_is_named():
     """D7: all infeasible says what removed how many, and what would do."""
-    few = {"offload": [0.0], "order": [0], "vpp": [1], "micro_batch": [1, 2]}
+    few = {"offload": [0.0], "order": [0], "vpp": [1], "micro_batch": [1, 2], "precision": ["bf16", "fp8"]}
     space = layout_space(gpt(), training(2048.0, 64.0), chips=16, choices=few)
-    tiny = machine(memory=1e6)
+    tiny = machine(memory=1e6)  # which has no fp8
     found = sweep(space, tiny, objectives=("step_time",))
     assert found.feasible == 0 and sum(found.rejected.values()) == found.evaluated == size(space)
     assert found.rejected["memory"] > 0
     assert len(found.top.indices) == len(found.pareto.indices) == 0
     closest = nearest(space, tiny)
-    assert closest.values[0, 0] > 1.0
+    assert closest.values[0, 0] > 1.0 and settings(space, int(closest.indices[0]))["precision"] == "bf16"
     enough = sweep(space, machine(memory=1e6 * closest.values[0, 0] * (1 + 1e-9)), objectives=("step_time",))
     assert enough.feasible >= 1 and int(closest.indices[0]) in enough.pareto.indices
 

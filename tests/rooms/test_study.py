@@ -16,6 +16,7 @@ from coopt.cost import estimate
 from coopt.ops import count
 from coopt.problems import Refused
 from coopt.search.space import digits, settings, size
+from coopt.search.space import index as index_of
 from coopt.spec import load, read
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
 from coopt.store import open_run
@@ -265,6 +266,13 @@ def test_winner_on_an_edge_is_said(here):
     said = " ".join(ranking.boundary_hits(told, index))
     chosen = {axis.name: digit for axis, digit in zip(told.space.axes, digits(told.space, index), strict=True)}
     assert ("micro_batch" in said) == (chosen["micro_batch"] == 1)
+    (at,) = (number for number, axis in enumerate(told.space.axes) if "model.d_model" in axis.paths)
+    axis, place = told.space.axes[at], list(digits(told.space, index))
+    widths = axis.values[:, axis.paths.index("model.d_model")]
+    for end, width in (("smallest", widths.min()), ("largest", widths.max())):
+        place[at] = int(np.flatnonzero(widths == width)[0])
+        (said,) = (one for one in ranking.boundary_hits(told, index_of(told.space, place)) if "d_model" in one)
+        assert f"d_model = {width:g}" in said and f"the {end} the space allows" in said
 
 
 # ---------------------------------------------------------------- blocks and calibration
@@ -437,6 +445,10 @@ def test_fastest_layout_is_the_fastest():
     best = candidate(space, int(np.argmin(times))).layout
     assert found is not None and replace(found, precision=best.precision).tp == best.tp
     assert float(estimate(count(model, found, training(8192.0, 64.0)), machine).step_time) == min(times)
+    told, watts = elsewhere.entry(trained, elsewhere.Site("dgx-h100", 16, 18), asked_for), float(machine.watts_all_in)
+    assert told["tokens_per_second"] == pytest.approx(16 * told["tokens_per_second_per_chip"])  # two of them idle
+    assert told["megawatts"] * told["tokens_per_megawatt"] == pytest.approx(told["tokens_per_second"])
+    assert told["megawatts"] == pytest.approx(18 * watts / 1e6)
 
 
 # ---------------------------------------------------------------- a whole search, analytical
@@ -530,8 +542,8 @@ def test_when_nothing_is_left_the_nearest_is_named(runs: Path):
                     layout="cp=1,vpp=1,offload=0,order=tp-cp-dp-pp,micro_batch=1")  # fmt: skip
     (said,) = (one for one in main.search(given)["assumed"] if one.startswith("nothing is left"))
     assert "times the memory there is: llama3-70b with tp=8" in said
-    limited = asked.study_data(None) | {"name": "tight", "limits": {"loss": 1.8}, "measure": 0, "elsewhere": None,
-                                        "machines": [{"hardware": "dgx-h100", "chips": 8}]}  # fmt: skip
+    limited = asked.study_data(None) | {"name": "tight", "limits": {"loss": 1.8, "step_time": 1e9}, "measure": 0}
+    limited |= {"elsewhere": None, "machines": [{"hardware": "dgx-h100", "chips": 8}]}
     file = runs / "tight.yaml"
     file.write_text(emit.as_yaml({key: value for key, value in limited.items() if value is not None}))
     (said,) = (one for one in main.search(options(study=str(file)))["assumed"] if one.startswith("nothing is left"))
@@ -554,6 +566,8 @@ def test_trial_that_is_done_is_never_done_again(runs: Path):
             self.outcomes, self.asked = list(outcomes), 0
 
         def run(self, job):
+            if job.path == bench.PROBE:  # the device is still there
+                return Outcome(result={"outcome": "ok"})
             self.asked += 1
             return self.outcomes.pop(0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coopt.commands.parse import parse
-from coopt.measure import grouped, kept, topology
+from coopt.measure import grouped, job, kept, topology
 from coopt.problems import Refused
 from coopt.spec import load
 from coopt.study import verbs
@@ -131,7 +131,11 @@ def test_what_is_kept_is_found_by_all_that_it_depends_on(tmp_path, monkeypatch):
         assert kept.read(one, "module") is None
     (file,) = tmp_path.glob("*.gz")
     file.write_bytes(file.read_bytes()[:-9])
-    assert kept.read(one, "module") is None and kept.read(kept.NONE, "module") is None
+    with job._cache_failures() as failed:  # a miss with a note, which stands in the answer
+        assert kept.read(one, "module") is None and kept.read(kept.NONE, "module") is None
+        (tmp_path / "taken").write_text("")
+        kept.write(dataclasses.replace(one, folder=str(tmp_path / "taken")), "module", {"flops": 3.0})
+    assert len(failed) == 2 and "damaged" in failed[0] and "could not be kept" in failed[1]
 
 
 def test_flags_that_are_none_are_refused_each():

@@ -48,7 +48,8 @@ def measure_host(run: Run | None, executor: Executor, *, date: str, deadline_s: 
     if found["status"] not in ("ok", "noisy") or not found["result"]:
         raise Refused(
             Problem(field="host", expected="a host that can be measured", got=f"{found['status']}: {found['message']}",
-                    hint="name a machine with --hardware to search without one")
+                    hint="a device that another process (a notebook) holds is free when that ends, and `coopt.measure` "
+                         "works inside it; --hardware names a machine to search without one")
         )  # fmt: skip
     if said := found["result"].get("unused"):
         logging.getLogger(__name__).warning("%s", said)

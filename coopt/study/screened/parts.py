@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from coopt.problems import Problem, Refused
+from coopt.search.certificate import described, rebuilt, space_of
 from coopt.search.pareto import front, graded
-from coopt.search.space import Axis, Candidate, Slab, Space, size, walk
+from coopt.search.space import Slab, Space, size, walk
 from coopt.search.sweep import Ranked, Result, sweep
-from coopt.spec import nouns
 from coopt.spec.nouns import VERDICTS, Hardware, Law
 from coopt.store import Run, finite, identity
 from coopt.study.given import bench, inputs
@@ -58,13 +58,13 @@ def sweep_in_parts(
     """`coopt.search.sweep` of a study's objectives, part by part over a crew; a part that is done is not done again."""
     began = time.perf_counter()
     asked = {"objectives": list(objectives), "limits": dict(limits), "keep": keep, "pareto": pareto}
-    whole = {"space": spelled(space), "hardware": spelled(hardware), "law": spelled(law), **asked}
+    whole = {"space": told_of(space), "hardware": described(hardware), "law": law and described(law), **asked}
     code = {name: digest for name, digest in inputs.code().items() if name.startswith(PRICING)}
     question = identity(finite(whole), bench.toolchain(), code)
     slabs = slabs_of(space, part)
     jobs = {}
     for slab in slabs:
-        payload = {**whole, "space": spelled(cut(space, slab)), "start": slab.start}
+        payload = {**whole, "space": told_of(cut(space, slab)), "start": slab.start}
         jobs[identity(question, slab.start, slab.size)] = Job("coopt.study.screened.parts:swept", payload, DEADLINE)
     sizes = {trial: slab.size for trial, slab in zip(jobs, slabs, strict=True)}
 
@@ -80,14 +80,13 @@ def sweep_in_parts(
                     f"{failed[0]['status']}: {failed[0].get('message') or failed[0].get('detail')}"[:300])
         )  # fmt: skip
     found = joined([_read(record["result"], tuple(objectives)) for record in records], keep=keep, pareto=pareto)
-    seconds = time.perf_counter() - began
-    return dataclasses.replace(found, seconds=seconds, candidates_per_second=found.evaluated / seconds)
+    return dataclasses.replace(found, seconds=time.perf_counter() - began)
 
 
 def slabs_of(space: Space, part: int) -> list[Slab]:
     """The parts of a space, each of at most `part` candidates where an axis can be cut so finely.
 
-    >>> from coopt.search.space import axis
+    >>> from coopt.search.space import Candidate, axis
     >>> three = Space(axes=tuple(axis(name, f"layout.{name}", range(1, 5)) for name in ("tp", "pp", "cp")),
     ...               base=Candidate())
     >>> [(slab.start, slab.size) for slab in slabs_of(three, 30)]
@@ -108,15 +107,21 @@ def cut(space: Space, slab: Slab) -> Space:
     return dataclasses.replace(space, axes=(*axes, *space.axes[slab.axis + 1 :]))
 
 
+def told_of(space: Space) -> dict[str, Any]:
+    """A space as plain data, every number exact; `space_of` is the inverse, but for names."""
+    axes = [{"name": one.name, "paths": list(one.paths), "values": one.values.tolist()} for one in space.axes]
+    return {"axes": axes, "base": described(space.base)}
+
+
 def swept(payload: dict[str, Any]) -> dict[str, Any]:
     """The job of one part, in whatever process: what its sweep found, by index of the whole space."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # an accelerator is left to who leases it
-    space = read(payload["space"])
-    found = sweep(space, read(payload["hardware"]), law=read(payload["law"]), objectives=payload["objectives"],
-                  limits=payload["limits"], keep=payload["keep"], pareto=payload["pareto"], workers=1,
-                  expression=expression)  # fmt: skip
+    law = payload["law"] and rebuilt(Law, payload["law"])
+    found = sweep(space_of(payload["space"]), rebuilt(Hardware, payload["hardware"]), law=law,
+                  objectives=payload["objectives"], limits=payload["limits"], keep=payload["keep"],
+                  pareto=payload["pareto"], workers=1, expression=expression)  # fmt: skip
     ranked = {name: {"indices": (one.indices + payload["start"]).tolist(), "values": one.values.tolist()}
               for name, one in (("top", found.top), ("front", found.pareto))}  # fmt: skip
     return {"evaluated": found.evaluated, "feasible": found.feasible, "rejected": found.rejected,
@@ -145,7 +150,6 @@ def joined(parts: Sequence[Result], *, keep: int, pareto: bool) -> Result:
         top=Ranked(top.indices[order], top.values[order]),
         pareto=Ranked(points.indices[kept], points.values[kept]),
         seconds=sum(one.seconds for one in parts),
-        candidates_per_second=0.0,
     )
 
 
@@ -168,39 +172,4 @@ def _read(said: Mapping[str, Any], objectives: tuple[str, ...]) -> Result:
     ]  # fmt: skip
     return Result(objectives=objectives, evaluated=said["evaluated"], feasible=said["feasible"],
                   rejected=dict(said["rejected"]), unknown=tuple(said["unknown"]), top=ranked[0], pareto=ranked[1],
-                  seconds=said["seconds"], candidates_per_second=0.0)  # fmt: skip
-
-
-# ---------------------------------------------------------------- trees as plain data
-
-_TREES = {kind.__name__: kind for kind in (*vars(nouns).values(), Candidate, Axis, Space)
-          if isinstance(kind, type) and dataclasses.is_dataclass(kind)}  # fmt: skip
-
-
-def spelled(tree: Any) -> Any:
-    """A space, a machine or a law as plain data, every number exact; `read` is the inverse.
-
-    >>> read(spelled(nouns.Layout(tp=8.0))).tp
-    8.0
-    """
-    if dataclasses.is_dataclass(tree):
-        fields = {field.name: spelled(getattr(tree, field.name)) for field in dataclasses.fields(tree)}
-        return {"of": type(tree).__name__, **fields}
-    if isinstance(tree, tuple):
-        return [spelled(one) for one in tree]
-    if isinstance(tree, np.ndarray):
-        return {"rows": tree.tolist()}
-    if isinstance(tree, float) and not math.isfinite(tree):
-        return {"float": str(tree)}
-    return tree.item() if isinstance(tree, np.generic) else tree
-
-
-def read(said: Any) -> Any:
-    """A tree from its plain data: nouns and spaces alone, nothing is imported or called by name."""
-    if isinstance(said, list):
-        return tuple(read(one) for one in said)
-    if not isinstance(said, Mapping):
-        return said
-    if "of" in said:
-        return _TREES[said["of"]](**{name: read(value) for name, value in said.items() if name != "of"})
-    return float(said["float"]) if "float" in said else np.array(said["rows"], dtype=np.float64)
+                  seconds=said["seconds"])  # fmt: skip

@@ -68,7 +68,8 @@ def name(work: Mapping[str, Any]) -> str:
     precision = {0.0: "fp32", 2.0: "bf16", 3.0: "fp16"}.get(layout["precision"]["linear"], "")
     kept = {0.0: "", 1.0: " selective", 2.0: " full"}[layout["recompute"]]
     said = f"d{model['d_model']:g} h{kind['heads']:g} s{work['seq_len']} micro_batch={layout['micro_batch']:g}"
-    return f"{said} {precision}" + (f" recompute{kept}" if kept else "")
+    own = f"{work['block']} " if work.get("block") else ""
+    return f"{own}{said} {precision}" + (f" recompute{kept}" if kept else "")
 
 
 def predicted(work: Mapping[str, Any], hardware: Hardware) -> tuple[float, float]:

@@ -156,6 +156,7 @@ def _jobs(options: Any, target: str, chip: Mapping[str, Any]) -> tuple[list[dict
         return [step_job(model, layout, seq_len=length, target=target, **more)], assumed
     part = options.part or "layer"
     layers = range(len(model.kinds)) if part == "layer" else (0,)
+    more |= {"block": options.block} if options.block else {}
     more |= {"part": part, "target": target, "budget_s": 0.0, **room}
     return [block_job(model, layout, seq_len=length, layer=layer, **more) for layer in layers], assumed
 

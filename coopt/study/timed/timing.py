@@ -27,6 +27,7 @@ SEQ_LEN = 256.0
 READ: dict[str, tuple[Callable[[Any], Any], str]] = {  # a flag, whether it is read beside the others, and where it is
     "study": (lambda o: o.on == "local" and not (o.model or o.program or o.peers), "the only thing to measure"),
     "model": (lambda o: not o.program, "measured instead of --program"),
+    "block": (lambda o: o.model and not o.peers and o.part != "step", "for the layers of a --model on one device"),
     "layout": (lambda o: o.model, "with --model"),
     "seq_len": (lambda o: o.model, "with --model"),
     "overrides": (lambda o: o.model, "with --model"),
@@ -153,7 +154,8 @@ def _of_model(options: Any) -> list[dict[str, Any]]:
     """One job for each kind of layer of a model, in float32 unless a layout says otherwise."""
     model, layout, _ = of_options(options, chips=1.0, stack="jax", precision="fp32")
     seq_len = options.seq_len or min(float(model.context) or SEQ_LEN, SEQ_LEN)
-    return [blocks.job(model, layout, seq_len=seq_len, layer=layer) for layer in range(len(model.kinds))]
+    asking = {"seq_len": seq_len, "own": options.block or ""}
+    return [blocks.job(model, layout, layer=layer, **asking) for layer in range(len(model.kinds))]
 
 
 def _of_study(options: Any, data: dict[str, Any], here: machines.Here, date: str) -> list[dict[str, Any]]:
