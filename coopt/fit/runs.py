@@ -29,6 +29,8 @@ from coopt.tree import replace
 # MLA sizes are not among the columns: DeepSeek-V2/V3 and Kimi share them. Source: the models' config.json.
 MLA = {"kv_rank": 512.0, "rope_dim": 64.0, "head_dim": 128.0, "v_dim": 128.0}
 MLA_QUERY_RANK = 1536.0
+# Nor is how far a token may go: groups of so many experts, and of how many of them a token's are.
+GROUPS = {256.0: (8.0, 4.0), 160.0: (8.0, 3.0)}  # DeepSeek-V3 and V2, config.json: n_group, topk_group
 
 
 def model(row: Mapping[str, str], practice: Mapping[str, Any]) -> Model:
@@ -113,9 +115,12 @@ def _kinds(row: Mapping[str, str], dense: LayerKind) -> tuple[LayerKind, ...]:
 
 
 def _groups(row: Mapping[str, str]) -> tuple[float, float]:
-    """Groups of experts, and of how many of them a token's are, as the notes say (`4 of 8 groups`)."""
+    """Groups of experts, and of how many of them a token's are: by the notes (`4 of 8 groups`), or as published."""
     said = re.search(r"(\d+) of (\d+) groups", row.get("notes", ""))
-    return (float(said[2]), float(said[1])) if said else (1.0, 1.0)
+    if said:
+        return float(said[2]), float(said[1])
+    known = GROUPS.get(number(row, "experts", 0.0)) if row.get("attn_type") == "mla" else None
+    return known or (1.0, 1.0)
 
 
 def layout(row: Mapping[str, str], practice: Mapping[str, Any]) -> tuple[Layout, tuple[str, ...]]:

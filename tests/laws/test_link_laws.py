@@ -70,10 +70,8 @@ def test_kinds_on_one_link_slow_each_other_and_on_two_do_not():
 def test_cores_are_taken_only_by_what_is_hidden(shape, request):
     """Nothing hidden, nothing moves, to the last bit; and hiding always pays, since fewer cores go than there are."""
     drawn = cases(np.random.default_rng(request.config.getoption("--seed") + 32), QUICK, shape)
-    bare = replace(drawn.hardware, hide_tensor=0.0, hide_data=0.0)
-    told = [
-        price(Case(drawn.model, drawn.layout, drawn.workload, replace(bare, stolen=s))).step_time for s in (0.0, 0.4)
-    ]
+    bare, plain = replace(drawn.hardware, hide_tensor=0.0, hide_data=0.0), replace(drawn.layout, paired=0.0)
+    told = [price(Case(drawn.model, plain, drawn.workload, replace(bare, stolen=s))).step_time for s in (0.0, 0.4)]
     assert np.array_equal(*(wide(one, drawn) for one in told))
     hidden = price(Case(drawn.model, drawn.layout, drawn.workload, replace(drawn.hardware, stolen=0.4))).step_time
     holds(drawn, hidden <= told[0] * (1 + ROUNDING), ("hidden", hidden), ("not", told[0]))
