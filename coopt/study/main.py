@@ -39,7 +39,7 @@ from coopt.study.timed import afresh, blocks, calibration
 from coopt.study.timed.shortlist import MORE, Timings, shortlist, time_blocks
 from coopt.workers import Executor
 
-Opened = Callable[[bool], contextlib.AbstractContextManager[Executor]]
+Opened = Callable[..., contextlib.AbstractContextManager[Executor]]
 
 
 def search(options: Any, *, told: Progress = silent) -> dict[str, Any]:
@@ -288,7 +288,8 @@ def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], ai
     def clock(job: dict[str, Any]) -> blocks.Timed:
         nonlocal usable
         aim.told("compiling and timing blocks", usable, wanted)
-        record = bench.do(run, executor, job, deadline_s=aim.deadline_s, name=blocks.name(job))
+        # Whether it computes what it says is asked of the best, when they are timed afresh: half as long again each.
+        record = bench.do(run, executor, {**job, "check": 0}, deadline_s=aim.deadline_s, name=blocks.name(job))
         timed = blocks.of_record(job, record)
         usable += timed.usable
         return timed
@@ -303,12 +304,12 @@ def _afresh(
 ) -> list[tuple[Candidate, blocks.Timed]]:
     """The winner's and the runner-up's blocks timed once more, in processes that have timed nothing before."""
     distinct = screening.best(final[machines.clocked(study)], key=lambda plan: blocks.key(blocks.of_plan(plan)))
-    asked_of = afresh.best([plan for plan, _ in distinct], study.block)
+    asked_of = afresh.best((plan for plan, _ in distinct), study.block)
     found = []
-    for number, (plan, job) in enumerate(asked_of):
-        aim.told("timing the best blocks afresh", number, len(asked_of))
-        with contextlib.nullcontext(executor) if aim.how.executor else aim.opened(False) as other:
+    with contextlib.nullcontext(executor) if aim.how.executor else aim.opened(False, reuse=1) as other:
+        for number, (plan, job) in enumerate(asked_of):
+            aim.told("timing the best blocks afresh", number, len(asked_of))
             record = bench.do(run, other, job, deadline_s=aim.deadline_s, name=f"{blocks.name(job)}, afresh")
-        found.append((plan, blocks.of_record(job, record)))
+            found.append((plan, blocks.of_record(job, record)))
     aim.told("timing the best blocks afresh", len(found), len(found))
     return found

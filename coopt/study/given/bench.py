@@ -42,8 +42,12 @@ class How:
 
 
 @contextlib.contextmanager
-def opened(awake: bool, how: How | None = None) -> Iterator[Executor]:
-    """An executor for jobs; `awake`: there will be some, so that a fork server may as well be on its way."""
+def opened(awake: bool, how: How | None = None, *, reuse: int = REUSE) -> Iterator[Executor]:
+    """An executor for jobs; `awake`: there will be some, so that a fork server may as well be on its way.
+
+    Args:
+      reuse: jobs that a child of this process serves; 1: each has timed nothing before.
+    """
     how = how or How()
     if how.executor == "serial":
         with workers.serial() as serial:
@@ -59,7 +63,7 @@ def opened(awake: bool, how: How | None = None) -> Iterator[Executor]:
         with slurm(PRELOAD, workers=how.workers, folder=how.folder) as queue:
             yield queue
     else:
-        with workers.process(preload=PRELOAD, reuse=REUSE) as executor:
+        with workers.process(preload=PRELOAD, reuse=reuse) as executor:
             if awake:  # the server's imports take seconds on one core; there is something else to do meanwhile
                 threading.Thread(target=_wake, args=(executor,), daemon=True, name="bench").start()
             yield executor

@@ -8,7 +8,7 @@ winner of a search was chosen for being fast, so that its first timing flatters 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,23 @@ LEAST_NOISE = 0.02  # log units: of two timings that happen to agree
 
 
 def job(work: Mapping[str, Any]) -> dict[str, Any]:
-    """The same block with other values in it: `blocks.key` is the same, and the timing is one of its own.
-
-    What it computes was checked the first time.
-    """
+    """The same block with other values in it: `blocks.key` is the same, and the timing is one of its own."""
     return {**work, "seed": 1, "check": 0}
 
 
-def best(plans: Sequence[Candidate], own: str = "") -> list[tuple[Candidate, dict[str, Any]]]:
-    """The best plans of two different blocks that a clock can see, each with the job that times it afresh."""
+def best(plans: Iterable[Candidate], own: str = "") -> list[tuple[Candidate, dict[str, Any]]]:
+    """The best plans of two different blocks that a clock can see, each with the job that times it afresh.
+
+    Before anybody takes the first it is checked against float64, once.
+    """
     found: dict[str, tuple[Candidate, dict[str, Any]]] = {}
     for plan in plans:
         work = blocks.of_plan(plan, own)
         if blocks.alone(plan):
-            found.setdefault(blocks.key(work), (plan, job(work)))
-    return list(found.values())[:BEST]
+            found.setdefault(blocks.key(work), (plan, job(work) | {"check": int(not found)}))
+        if len(found) == BEST:
+            break
+    return list(found.values())
 
 
 def together(timed: Sequence[Timed]) -> list[list[Timed]]:
