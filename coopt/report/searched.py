@@ -70,7 +70,6 @@ def measured_sentence(document: Mapping[str, Any]) -> str:
     then = decision_sentence(document)
     if before is None or after is None:
         return f"{many}.{then}"
-    then += again_sentence(document)
     return f"{many}; calibration brought the mean error from {words.percent(before)} to {words.percent(after)}.{then}"
 
 
@@ -89,14 +88,14 @@ def decision_sentence(document: Mapping[str, Any]) -> str:
     return f" That does not decide {said}; a larger --measure times more."
 
 
-def again_sentence(document: Mapping[str, Any]) -> str:
-    """What the best two blocks came to when they were timed in new processes; empty where none was."""
+def again_sentence(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the best two blocks came to when they were timed in new processes; nothing where none was."""
     ratios = [words.figure(one.get("ratio")) for one in words.entries(document.get("afresh"), "plans")]
     told = [f"{ratio:.2f}" for ratio in ratios if ratio is not None]
     if not told:
-        return ""
+        return ()
     which = "the best block" if len(told) == 1 else "the best two blocks"
-    return f" Timed again in new processes, {which} took {' and '.join(told)} times as long as before."
+    return (f"Timed again in new processes, {which} took {' and '.join(told)} times as long as before.",)
 
 
 def page(document: Mapping[str, Any]) -> Page:
@@ -107,7 +106,13 @@ def page(document: Mapping[str, Any]) -> Page:
         kicker="coopt search",
         title=words.plain(document.get("name") or document.get("run") or "search"),
         about=words.plain(document["study"]) if isinstance(document.get("study"), str) else "",
-        lead=(best_sentence(document), *sure_sentence(document), measured_sentence(document), third),
+        lead=(
+            best_sentence(document),
+            *sure_sentence(document),
+            measured_sentence(document),
+            *again_sentence(document),
+            third,
+        ),
         facts=facts(document),
         sections=(
             Section(name="plans", title="Best plans", grids=(bare(ranked.ranking(document)),)),

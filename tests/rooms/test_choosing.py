@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from coopt.commands.parse import parse
-from coopt.report.searched import again_sentence
+from coopt.report import words
+from coopt.report.searched import again_sentence, measured_sentence
 from coopt.spec import load
 from coopt.study.screened import screening
 from coopt.study.timed import afresh, blocks, calibration, constants, profiled, shortlist, survey
@@ -232,5 +233,16 @@ def test_the_winner_and_the_runner_up_are_asked_again(here, rng):  # noqa: F811
     assert said["repeat"] == pytest.approx(math.log(2.0) / 2.0, rel=1e-6)  # four pairs of which two are log 2 apart
     low, high = said["plans"][0]["interval"]
     assert low < said["plans"][0]["step_time"] < high and high / low > 2.0
-    assert again_sentence({"afresh": said}).endswith("took 2.00 and 1.00 times as long as before.")
-    assert again_sentence({"afresh": None}) == "" and afresh.document([], timed, cores=1.0) is None
+    assert again_sentence({"afresh": said})[0].endswith("took 2.00 and 1.00 times as long as before.")
+    assert again_sentence({"afresh": None}) == () and afresh.document([], timed, cores=1.0) is None
+
+
+def test_what_timings_say_is_printed_whole():
+    """A sentence of a report is cut where a name would be: the longest that a search says must fit."""
+    longest = {
+        "measured": [{"measured_time": 1.0}] * 88,
+        "calibration": {"before": {"mape": 0.888}, "after": {"mape": 0.888}},
+        "decision": {"regret": 0.088, "decided": False},
+    }
+    said = measured_sentence(longest)
+    assert words.plain(said) == said and said.endswith("a larger --measure times more.")
