@@ -1,4 +1,4 @@
-"""Whether a block computes what it says: each candidate that is timed or cut, once, against one device in float64."""
+"""Whether a block computes what it says, against one device in float64: each that is measured, the best of a search."""
 
 from __future__ import annotations
 
