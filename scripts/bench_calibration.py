@@ -11,12 +11,13 @@ tell, beside that of all timings of the other half. `--out` keeps the timings, `
 `--profile` scores a profile that `coopt calibrate` wrote instead of fitting one. `--grid` times single operations
 instead, products, attention, pointwise kernels and copies: of those a grid of hundreds can be timed (0.3 s each), so
 that the error by a few timings, the most telling first, stands beside that by all of the grid. It also says what others
-used of the machine meanwhile and which clock that left: wall, or processor seconds.
+used of the machine meanwhile, and by which clock blocks are compared: at one pace of the host, or the wall's.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -28,7 +29,6 @@ from absl import app, flags
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_x64", True)
 
-from coopt.measure.clock import FOREIGN  # noqa: E402
 from coopt.measure.statistics import kendall_tau, noise_ceiling  # noqa: E402
 from coopt.spec import load  # noqa: E402
 from coopt.store import finite  # noqa: E402
@@ -146,11 +146,12 @@ def grid(data: dict) -> None:
     """The held-out error of operations by a few timings and by all of the other half."""
     hardware = resolved(data["profile"])
     busy = float(np.median([row["foreign"] for row in data["operations"]]))
-    clock = "processor" if busy > FOREIGN else "wall"
-    rows = operations.usable(data["operations"], clock)
-    seen = operations.seen(rows, clock, cores=float(hardware.cores))
+    rows = operations.usable(data["operations"])
+    pace = np.median([row["pace"] for row in rows]) if all(row.get("pace") for row in rows) else math.nan
+    seen = operations.seen(rows, float(pace))
     groups = operations.counted(rows, fused=hardware.family != "cpu")
-    print(f"{len(rows)} usable operations of {len(data['operations'])}; others used {busy:.0%}; clock: {clock}")
+    print(f"{len(rows)} usable operations of {len(data['operations'])};", end=" ")
+    print(f"others used {busy:.0%} of the processors; pace {1e3 * pace:.1f} ms")
     order = [int(i) for i in np.random.default_rng(SEED.value).permutation(len(rows))]
     growing(hardware, groups, seen, order[: len(rows) // 2], order[len(rows) // 2 :])
 
@@ -164,16 +165,16 @@ def main(_: list[str]) -> None:
         grid(data)
         return
     timed = [block for said in data["blocks"] if (block := blocks.of_document(said)).usable]
-    hardware = resolved(data["profile"])
-    cores = float(hardware.cores)
-    clock = blocks.clock_of(timed, cores=cores)
-    seen = np.log([block.times(clock, cores=cores) for block in timed])
+    hardware, clock = resolved(data["profile"]), blocks.clock_of(timed)
+    paces = [1e3 * block.figure("forward_backward", "pace") for block in timed]
+    timed = blocks.settled(timed)
+    seen = np.log([block.times() for block in timed])
     noise = np.full(len(timed), NOISE)
     if clock == "wall":
         noise = np.array([block.answer["phases"]["forward_backward"].get("spread") or NOISE for block in timed])
     foreign = np.median([block.foreign for block in timed])
     print(f"{len(timed)} usable blocks of {len(data['blocks'])}; others used {foreign:.0%} of the processors;", end=" ")
-    print(f"clock: {clock}")
+    print(f"clock: {clock}, pace {np.min(paces):.1f} to {np.max(paces):.1f} ms")
     groups = blocks.counted([block.job for block in timed])
     if PROFILE.value:
         machine = load.resolve(PROFILE.value, chips=1, stack="jax")

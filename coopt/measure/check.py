@@ -1,4 +1,4 @@
-"""Whether a block computes what it says, against one device in float64: each that is measured, the best of a search."""
+"""Whether a block computes what it says, against one device in float64."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from coopt.measure import flops
 from coopt.measure.candidate import Candidate, backward, build, fill
 from coopt.measure.compile import Compiled, memory_of
 from coopt.measure.formats import Formats, formats_of
@@ -20,6 +21,7 @@ NOTHING = {"float64": 1e-12, "float32": 1e-4}  # of the largest result: what a r
 ROUTED = 4.0  # times as much where a router chooses: one token that goes elsewhere moves a whole row
 MOST = {"cpu": 2e11}  # FLOPs of a reference that is computed: about a second of two cores
 MOST_ELSEWHERE = 2e13  # of other platforms
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # of XLA:CPU
 
 
 def exactly(name: str) -> Formats:
@@ -49,18 +51,30 @@ class Agreement:
         return self.worst <= self.tolerance
 
 
-def agreement(
-    candidate: Candidate, compiled: Compiled, model: Model, layout: Layout, *, layer: int, seq_len: int, seed: int = 0,
-    flops: float = 0.0, available: float = np.inf,
-) -> Agreement:  # fmt: skip
-    """Runs the compiled `counted` backward program once, and an unsharded reference on one device with equal values.
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A candidate's backward program on one device, in the formats that its results are held against."""
 
-    The reference computes in float64, on a TPU, which has none, in exact float32. With a router it computes in the
-    block's own formats: a token whose two best experts are closer than the rounding goes elsewhere in float64, which is
-    no mistake.
+    candidate: Candidate
+    program: jax.stages.Compiled
+    exact: str  # float64 | float32 | own format
+    tolerance: float
+
+    def results(self, seed: int) -> dict[str, np.ndarray]:
+        """Its output and gradients on the values of a seed."""
+        with jax.enable_x64(self.exact == "float64"):
+            return _leaves(self.program(*_arguments(self.candidate, seed)))
+
+
+def reference_of(
+    candidate: Candidate, model: Model, layout: Layout, *, layer: int, seq_len: int, available: float = np.inf
+) -> Reference:
+    """Compiles an unsharded reference; nothing runs.
+
+    It computes in float64, on a TPU, which has none, in exact float32. With a router it computes in the block's own
+    formats: a token whose two best experts are closer than the rounding goes elsewhere in float64, which is no mistake.
 
     Args:
-      flops: of the candidate on all its devices together.
       available: bytes that the reference may take.
 
     Raises:
@@ -68,29 +82,43 @@ def agreement(
     """
     device = (candidate.mesh.devices.flat[0],)
     routed = candidate.part == "layer" and model.kinds[layer].feedforward == "moe"
-    if flops > MOST.get(device[0].platform, MOST_ELSEWHERE):
-        raise Unaffordable(f"a reference of {flops:.2g} FLOPs takes too long here")
     if routed and candidate.mesh.size == 1:
         raise Unaffordable("the reference of a routed block, in its own formats on one device, is the block")
-    found = _results(compiled.program, candidate, seed, counted=True)
-    alone = dataclasses.replace(
-        layout, tp=1.0, cp=1.0, dp=1.0, fsdp=1.0, ep=1.0, sp=0.0, micro_batch=layout.micro_batch * layout.dp
-    )
+    same = {"micro_batch": layout.micro_batch * layout.dp, "recompute": 0.0}
+    alone = dataclasses.replace(layout, tp=1.0, cp=1.0, dp=1.0, fsdp=1.0, ep=1.0, sp=0.0, **same)
     options = {"part": candidate.part, "layer": layer, "seq_len": seq_len}
-    exact = "float32" if device[0].platform == "tpu" else "float64"
-    with jax.enable_x64(not routed and exact == "float64"):
+    exact = "own format" if routed else "float32" if device[0].platform == "tpu" else "float64"
+    with jax.enable_x64(exact == "float64"):
         reference = build(model, alone, devices=device, formats=None if routed else exactly(exact), **options)
         function, arguments, _ = backward(reference)
-        program = jax.jit(function).lower(*arguments).compile()
-        wanted = memory_of(program.memory_analysis()).get("total", 0.0)
-        if wanted > available:
-            raise Unaffordable(f"a reference of {wanted:.3g} B does not fit into {available:.3g} B")
-        expected = _leaves(program(*_arguments(reference, arguments, seed)))
+        traced = jax.jit(function).trace(*arguments)
+        work = flops.of(traced.jaxpr.jaxpr)
+        if work > MOST.get(device[0].platform, MOST_ELSEWHERE):
+            raise Unaffordable(f"a reference of {work:.2g} FLOPs takes too long here")
+        program = _quickly(traced.lower(), device[0].platform)
+    wanted = memory_of(program.memory_analysis()).get("total", 0.0)
+    if wanted > available:
+        raise Unaffordable(f"a reference of {wanted:.3g} B does not fit into {available:.3g} B")
     formats = {str(leaf.dtype) for leaf in jax.tree.leaves((candidate.weights, candidate.output))}
     quantised = formats_of(layout.precision).quantised
     tolerance = QUANTISED[str(quantised)] if quantised and not routed else max(TOLERANCE[name] for name in formats)
-    tolerance *= ROUTED if routed else 1.0
-    return compare(found, expected, tolerance=tolerance, reference="own format" if routed else exact)
+    return Reference(reference, program, exact, tolerance * (ROUTED if routed else 1.0))
+
+
+def _quickly(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
+    """Compiled as fast as can be: a reference runs once, so that a fifth of the compiling pays for a slower run."""
+    if platform != "cpu":
+        return lowered.compile()
+    try:
+        return lowered.compile(compiler_options=QUICK)
+    except jax.errors.JaxRuntimeError:  # a version of the compiler that has no such options
+        return lowered.compile()
+
+
+def agreement(candidate: Candidate, compiled: Compiled, reference: Reference, *, seed: int = 0) -> Agreement:
+    """Runs the compiled `counted` backward program of a candidate once, and its reference, with equal values."""
+    found = _leaves(compiled.program(*_arguments(candidate, seed), jnp.zeros((), jnp.int32))[0])
+    return compare(found, reference.results(seed), tolerance=reference.tolerance, reference=reference.exact)
 
 
 def compare(
@@ -112,15 +140,9 @@ def compare(
     return Agreement(worst=errors[where], where=where, tolerance=tolerance, reference=reference)
 
 
-def _arguments(candidate: Candidate, abstract: tuple, seed: int) -> tuple:
-    return (fill(abstract[0], candidate, seed), *fill(tuple(abstract[1:]), candidate, seed + 1))
-
-
-def _results(program, candidate: Candidate, seed: int, *, counted: bool) -> dict[str, np.ndarray]:
+def _arguments(candidate: Candidate, seed: int) -> tuple:
     _, abstract, _ = backward(candidate)
-    values = _arguments(candidate, abstract, seed)
-    out = program(*values, jnp.zeros((), jnp.int32))[0] if counted else program(*values)
-    return _leaves(out)
+    return (fill(abstract[0], candidate, seed), *fill(tuple(abstract[1:]), candidate, seed + 1))
 
 
 def _leaves(tree) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from coopt.measure import energy, trace
+from coopt.measure import energy, pace, trace
 from coopt.measure.load import foreign_load
 from coopt.measure.statistics import UNSTABLE, drift, median_interval, scaling, slopes, spread
 
@@ -24,7 +24,7 @@ DIRECT = 50.0  # dispatch floors a repetition must last to be timed singly; shor
 DISPATCH_BOUND = 10.0  # dispatch floors below which a timing says nothing about the device
 MOST = 200  # samples
 LEAST = 6  # samples: the fewest whose range covers the median with 95%
-DOUBLES = 2  # doubled timings, as a check on single ones
+DOUBLES = 2  # doubled timings, as a check on single ones; one where the first fills the budget
 SCALING = (0.75, 1.3)  # repeated work doubles; hoisted work or bare dispatch stays near 0.5
 DRIFT = 0.1
 TRACED = 0.3  # share of the budget in which the device's own record is taken
@@ -52,7 +52,7 @@ class Timing:
     floor: float = math.nan  # s, dispatch
     kind: str = "clock"
     foreign: float = math.nan  # share of the processors that others used meanwhile
-    processor: float = math.nan  # s of this process's processors, over all threads: the least of the repetitions
+    pace: float = math.nan  # s of a small program on this host meanwhile: `time` over the median of their ratios
     clock: float = math.nan  # Hz, of the device meanwhile, where it says: median of the samples that count
     throttled: int = 0  # samples thrown away, of a device that had slowed its clock down
     caches: str = "warm"  # repetitions follow each other and find what the last one left; there is no cold mode to mix
@@ -67,13 +67,13 @@ def timed(
     Returns:
       the timing, and what the device did in a repetition, operation by operation (none where no profiler sees it).
     """
-    watched, spent = _processor(timer)
+    how = {"budget_s": (1.0 - TRACED) * budget_s, "floor": floor, "attempts": attempts}
     with foreign_load() as foreign:
-        timing = estimate(watched, budget_s=(1.0 - TRACED) * budget_s, floor=floor, attempts=attempts, hertz=_hertz())
+        timing = estimate(timer, **how, hertz=_hertz(), beside=pace.beside())
         repetitions = max(1, min(MOST_TRACED, int(TRACED * budget_s / max(timing.time, floor))))
         seen = trace.traced(lambda: timer(repetitions))
     timing = by_device(timing, seen.spans, runs=repetitions * seen.devices)
-    timing = dataclasses.replace(timing, foreign=foreign(), processor=min(spent[1:]))
+    timing = dataclasses.replace(timing, foreign=foreign())
     if timing.foreign > FOREIGN:
         timing = dataclasses.replace(timing, flags=(*timing.flags, "foreign-load"))
     return timing, seen
@@ -83,22 +83,6 @@ def _hertz() -> Callable[[], float]:
     """The clock of the attached GPU, Hz; NaN of other devices, and where there is no NVML."""
     board = energy.board() if jax.default_backend() == "gpu" else None
     return board.clock if board else lambda: math.nan
-
-
-def _processor(timer: Callable[[int], float]) -> tuple[Callable[[int], float], list[float]]:
-    """The timer, and a list that grows by the processor seconds a repetition of each of its calls.
-
-    Others cannot take these away, and add to them only through caches and memory: noise from one side, hence the least.
-    """
-    spent: list[float] = []
-
-    def watched(repetitions: int) -> float:
-        before = time.process_time()
-        elapsed = timer(repetitions)
-        spent.append((time.process_time() - before) / repetitions)
-        return elapsed
-
-    return watched, spent
 
 
 def by_device(clocked: Timing, spans: Sequence[float], *, runs: int) -> Timing:
@@ -117,7 +101,7 @@ def by_device(clocked: Timing, spans: Sequence[float], *, runs: int) -> Timing:
     if not MISSING * clocked.time - DISPATCH_BOUND * clocked.floor <= middle <= BEYOND * clocked.time:
         return clocked
     found = _timing(spans, clocked.scaling, floor=clocked.floor, repetitions=1, estimator="device")
-    return dataclasses.replace(found, clock=clocked.clock, throttled=clocked.throttled)
+    return dataclasses.replace(found, clock=clocked.clock, throttled=clocked.throttled, pace=clocked.pace)
 
 
 def estimate(
@@ -128,6 +112,7 @@ def estimate(
     attempts: int = 1,
     now: Callable[[], float] = time.perf_counter,
     hertz: Callable[[], float] = lambda: math.nan,
+    beside: Callable[[], float] = lambda: math.nan,
 ) -> Timing:
     """Seconds a repetition from `timer(k)`, the seconds that k dependent repetitions took.
 
@@ -135,16 +120,17 @@ def estimate(
     floors is timed singly, with a few doubled timings as a check; shorter work by the slope between k and 2k
     repetitions, which no fixed cost can enter. An unstable series is taken again, up to `attempts` times; the
     steadiest is kept, and stays marked. Samples during which `hertz`, the device's clock, was below 0.9 of the first
-    are thrown away and counted, unless fewer than six are left: then they stay, marked `throttled`.
+    are thrown away and counted, unless fewer than six are left: then they stay, marked `throttled`. `beside` returns
+    the seconds of a program that slows down with this one, asked after each sample.
     """
     once = _warm(timer, min(3.0, budget_s / 3.0), now)
     best = Timing()
     for _ in range(max(1, attempts)):
         if once >= DIRECT * floor:
-            result = _direct(timer, budget_s, floor, now, hertz)
+            result = _direct(timer, budget_s, floor, now, hertz, beside)
         else:
             repetitions = min(1000, max(1, math.ceil(2.0 * DIRECT * floor / once)))
-            result = _slope(timer, repetitions, budget_s, floor, now, hertz)
+            result = _slope(timer, repetitions, budget_s, floor, now, hertz, beside)
         if not best.samples or result.spread < best.spread:
             best = result
         if "unstable" not in best.flags:
@@ -163,30 +149,32 @@ def _warm(timer, limit_s, now) -> float:
             return min(last)
 
 
-def _direct(timer, budget_s, floor, now, hertz) -> Timing:
+def _direct(timer, budget_s, floor, now, hertz, beside) -> Timing:
     started = now()
-    single, double, clocks = [], [], []
+    single, double, clocks, paces = [], [], [], []
     while _more(len(single), now() - started, budget_s):
         single.append(timer(1))
         clocks.append(hertz())
-        if len(double) < DOUBLES:
+        paces.append(beside())
+        if len(double) < (DOUBLES if now() - started < budget_s else 1):
             double.append(timer(2))
     grown = scaling(single[: len(double)], double, repetitions=(1, 2))
-    return _timing(single, grown, floor=floor, repetitions=1, estimator="direct", clocks=clocks)
+    return _timing(single, grown, floor=floor, repetitions=1, estimator="direct", clocks=clocks, paces=paces)
 
 
-def _slope(timer, repetitions, budget_s, floor, now, hertz) -> Timing:
+def _slope(timer, repetitions, budget_s, floor, now, hertz, beside) -> Timing:
     started = now()
-    short, long, clocks = [], [], []
+    short, long, clocks, paces = [], [], [], []
     while _more(len(short), now() - started, budget_s):
         # Which of the two goes first alternates, so that a drift does not enter the slope.
         for count in (1, 2) if len(short) % 2 == 0 else (2, 1):
             (short if count == 1 else long).append(timer(count * repetitions))
         clocks.append(hertz())
+        paces.append(beside())
     counts = (repetitions, 2 * repetitions)
     grown = scaling(short, long, repetitions=counts)
     each = slopes(short, long, repetitions=counts)
-    return _timing(each, grown, floor=floor, repetitions=repetitions, estimator="slope", clocks=clocks)
+    return _timing(each, grown, floor=floor, repetitions=repetitions, estimator="slope", clocks=clocks, paces=paces)
 
 
 def _more(taken: int, spent: float, budget_s: float) -> bool:
@@ -198,12 +186,12 @@ def _more(taken: int, spent: float, budget_s: float) -> bool:
 
 def _timing(
     samples: Sequence[float] | np.ndarray, grown: float, *, floor: float, repetitions: int, estimator: str,
-    clocks: Sequence[float] = (),
+    clocks: Sequence[float] = (), paces: Sequence[float] = (),
 ) -> Timing:  # fmt: skip
-    at = np.array(clocks if len(clocks) else np.full(len(samples), math.nan))
+    at, beside = (np.array(each if len(each) else np.full(len(samples), math.nan)) for each in (clocks, paces))
     slowed = at < THROTTLED * at[0] if len(at) else np.zeros(0, bool)
     enough = len(samples) - slowed.sum() >= LEAST
-    samples, at = (np.asarray(each)[~slowed] if enough else np.asarray(each) for each in (samples, at))
+    samples, at, beside = (np.asarray(each)[~slowed] if enough else np.asarray(each) for each in (samples, at, beside))
     low, high, coverage = median_interval(samples)
     middle = float(np.median(samples))
     noise, trend = spread(samples), drift(samples)
@@ -229,6 +217,7 @@ def _timing(
         estimator=estimator,
         floor=floor,
         clock=float(np.median(at)) if len(at) else math.nan,
+        pace=middle / float(np.median(samples / beside)) if len(at) else math.nan,
         throttled=int(slowed.sum()),
         flags=tuple(name for name, raised in flags.items() if raised),
     )

@@ -17,10 +17,11 @@ def products(function: Callable, arguments: tuple) -> float:
     >>> products(lambda x: jax.lax.scan(lambda c, _: (c @ c.T @ c, None), x, length=3)[0], (a,))
     1536.0
     """
-    return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _of(jaxpr: Any) -> float:
+def of(jaxpr: Any) -> float:
+    """The same of a function that is traced already."""
     total = 0.0
     for one in jaxpr.eqns:
         name, times = one.primitive.name, 1.0
@@ -33,7 +34,7 @@ def _of(jaxpr: Any) -> float:
             times = float(one.params["length"])
         elif name == "shard_map":
             times = float(one.params["mesh"].size)
-        inner = [_of(part) for part in _parts(one.params)]
+        inner = [of(part) for part in _parts(one.params)]
         total += times * (max(inner, default=0.0) if name == "cond" else math.fsum(inner))
     return total
 

@@ -40,7 +40,7 @@ from coopt.measure import (
     train,
 )
 from coopt.measure import candidate as candidates
-from coopt.measure.check import Unaffordable, agreement
+from coopt.measure.check import Unaffordable, agreement, reference_of
 from coopt.measure.formats import emulated, formats_of
 from coopt.measure.jobs import layout_of, model_of, real, whole
 from coopt.measure.weights import parameters
@@ -174,18 +174,18 @@ def _block(job: dict, report: Report) -> dict:
     timed = real(job, "budget_s", 1.0) > 0
     if not own and job.get("check", timed or built.mesh.size > 1):
         report("check")
-        answer |= _checked(built, both, job, answer["flops"], available)
+        answer |= _checked(built, both, job, available)
     return answer if answer["outcome"] != "ok" or not timed else _timed(answer, job, built, compiled, report)
 
 
-def _checked(built: candidates.Candidate, both: compile.Compiled, job: dict, flops: float, available: float) -> dict:
+def _checked(built: candidates.Candidate, both: compile.Compiled, job: dict, available: float) -> dict:
     """What the answer says of the check: how far the results lie from a reference, or why none was computed."""
-    options = {"layer": whole(job, "layer", 0), "seq_len": whole(job, "seq_len"), "seed": whole(job, "seed", 0)}
-    model, layout = model_of(job["model"]), layout_of(job.get("layout", {}))
+    options = {"layer": whole(job, "layer", 0), "seq_len": whole(job, "seq_len"), "available": available}
     try:
-        agreed = agreement(built, both, model, layout, flops=flops * built.mesh.size, available=available, **options)
+        reference = reference_of(built, model_of(job["model"]), layout_of(job.get("layout", {})), **options)
     except Unaffordable as why:
         return {"check": {"skipped": str(why)}}
+    agreed = agreement(built, both, reference, seed=whole(job, "seed", 0))
     said = {"check": dataclasses.asdict(agreed)}
     if agreed.agrees:
         return said

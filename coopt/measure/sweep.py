@@ -156,7 +156,7 @@ def _row(operation: Operation, precision: str, budget_s: float, floor: float, de
         "samples": timing.samples,
         "estimator": timing.estimator,
         "foreign": timing.foreign,
-        "processor": timing.processor,
+        "pace": timing.pace,
         "flags": [*timing.flags, *extra],
         "digest": compiled.digest,
     }

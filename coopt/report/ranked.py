@@ -130,9 +130,17 @@ def measurements(document: Mapping[str, Any]) -> Grid:
                 words.plain(m.get("kind") if m.get("outcome") in (None, "ok") else m.get("outcome")),
             )
         )
+    off = [words.figure(words.mapped(m.get("check")).get("worst")) for m in words.entries(document, "measured")]
+    known = [one for one in off if one is not None]
+    said = (
+        f"{len(known)} of {len(off)} blocks were held against float64, once: at most {max(known, default=0.0):.1g} off"
+    )
     heads = (Column("#"), Column("block", words=True, width=28), Column("predicted\nbefore"))
     heads += (Column("predicted\nafter"), Column("measured"), Column("interval"), Column("error"))
-    return grid("Predicted and measured", (*heads, Column("by", words=True)), body, empty="nothing was measured")
+    notes = (said,) if known else ()
+    return grid(
+        "Predicted and measured", (*heads, Column("by", words=True)), body, notes=notes, empty="nothing was measured"
+    )
 
 
 def calibration(document: Mapping[str, Any]) -> Grid:

@@ -74,6 +74,8 @@ def head(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
         with path.open("rb") as stream:
             text = _decoded(stream.read(BYTES + 1), str(path))
         _check_bulk(text, str(path))
+        # What is nowhere before a colon need not be looked for to the end.
+        keys = tuple(key for key in keys if re.search(rf"{key}['\"]?\s*:", text))
         reading = _Reading(file=str(path), events=YAML(typ="safe", pure=True).parse(text))
         while not isinstance(event := next(reading.events), events.MappingStartEvent):
             if isinstance(event, events.NodeEvent):

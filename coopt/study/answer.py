@@ -54,7 +54,7 @@ class Told:
 def answer(told: Told) -> dict[str, Any]:
     """The document of a search, as `coopt search --format=json` prints it."""
     study = told.asking.study
-    again = blocks.settled([*told.timed, *(block for _, block in told.fresh)], cores=_cores(told))
+    again = blocks.settled([*told.timed, *(block for _, block in told.fresh)])
     timed = {blocks.key(block.job): block for block in again if block.usable}  # a fresh timing stands for the first
     seconds = sum(one.result.seconds for one in told.first)
     evaluated = sum(one.result.evaluated for one in told.first)
@@ -81,7 +81,7 @@ def answer(told: Told) -> dict[str, Any]:
         **_front(told),
         "measured": _measured(told),
         "decision": {"regret": told.decision.regret, "decided": told.decision.decided} if told.timed else None,
-        "afresh": afresh.document(told.fresh, told.decision.timed, cores=_cores(told)),
+        "afresh": afresh.document(told.fresh, told.timed),
         "calibration": calibration.document(told.calibrated),
         "elsewhere": list(told.elsewhere),
         **_best(told, told.plans[0] if told.plans else None, timed),
@@ -89,10 +89,6 @@ def answer(told: Told) -> dict[str, Any]:
         "spent": dict(told.seconds),
         "versions": bench.toolchain(),
     }
-
-
-def _cores(told: Told) -> float:
-    return float(told.first[machines.clocked(told.asking.study)].hardware.cores) if told.timed else 1.0
 
 
 def _front(told: Told) -> dict[str, Any]:
@@ -137,11 +133,13 @@ def _measured(told: Told) -> list[dict[str, Any]]:
                 "measured_time": both.get("time"),
                 "low": both.get("low"),
                 "high": both.get("high"),
+                "pace": both.get("pace"),
                 "forward": {"predicted_before": early[0], "predicted_time": late[0],
                             "measured_time": forward.get("time")},
                 "kind": block.answer.get("kind"),
                 "outcome": block.status,
                 "message": block.message,
+                "check": block.answer.get("check"),
                 "spread": both.get("spread"),
                 "compile_s": sum(float(part.get("compile_s") or 0) for part in (forward, both)),
                 "seconds": block.seconds,

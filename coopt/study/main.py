@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class _Aim:
     def of(cls, options: Any, told: Progress) -> _Aim:
         """From the options of a command."""
         how = bench.How(options.executor, int(options.workers), options.ray_address, Path(options.runs))
-        opened = functools.partial(bench.opened, how=how)
+        opened = functools.partial(bench.opened, how=how, again=True)
         return cls(told, options.block_seconds or bench.DEADLINE, options.profile_path, opened, how)
 
 
@@ -166,7 +166,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
             first = _screened(study, family, hardware, law, aim, "screening", sweeper, front=not study.measure)
         with spent("measure"):
             timings = _timed(run, executor, study, first, aim) if study.measure else Timings()
-            timed = blocks.settled(timings.timed, cores=_cores(first, study)) if study.measure else []
+            timed = blocks.settled(timings.timed) if study.measure else []
         with spent("calibrate"):
             found = calibration.calibrate(first[machines.clocked(study)].hardware, timed) if timed else None
         final = first
@@ -180,7 +180,7 @@ def _drive(run: Run, asking: Question, aim: _Aim) -> dict[str, Any]:
                 final = _screened(study, family, hardware, law, aim, again, sweeper, front=True)
         plans = ranking.ranked(final, top=int(study.top))
         with spent("time afresh"):
-            fresh = _afresh(run, executor, study, final, aim) if timed else []
+            fresh = _afresh(run, executor, study, final, timed, aim) if timed else []
     with spent("answer"):
         reached = Told(
             asking=asking,
@@ -272,10 +272,6 @@ def _screened(
     return found
 
 
-def _cores(first: list[Screened], study: Study) -> float:
-    return float(first[machines.clocked(study)].hardware.cores)
-
-
 def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], aim: _Aim) -> Timings:
     """Compiles and times the blocks that the decision needs, at most as many as the study asks for."""
     wanted = int(study.measure)
@@ -288,8 +284,7 @@ def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], ai
     def clock(job: dict[str, Any]) -> blocks.Timed:
         nonlocal usable
         aim.told("compiling and timing blocks", usable, wanted)
-        # Whether it computes what it says is asked of the best, when they are timed afresh: half as long again each.
-        record = bench.do(run, executor, {**job, "check": 0}, deadline_s=aim.deadline_s, name=blocks.name(job))
+        record = bench.do(run, executor, job, deadline_s=aim.deadline_s, name=blocks.name(job))
         timed = blocks.of_record(job, record)
         usable += timed.usable
         return timed
@@ -300,11 +295,12 @@ def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], ai
 
 
 def _afresh(
-    run: Run, executor: Executor, study: Study, final: list[Screened], aim: _Aim
+    run: Run, executor: Executor, study: Study, final: list[Screened], timed: Sequence[blocks.Timed], aim: _Aim
 ) -> list[tuple[Candidate, blocks.Timed]]:
     """The winner's and the runner-up's blocks timed once more, in processes that have timed nothing before."""
     distinct = screening.best(final[machines.clocked(study)], key=lambda plan: blocks.key(blocks.of_plan(plan)))
-    asked_of = afresh.best((plan for plan, _ in distinct), study.block)
+    known = {blocks.key(block.job) for block in timed}
+    asked_of = afresh.best((plan for plan, _ in distinct), study.block, known=known)
     found = []
     with contextlib.nullcontext(executor) if aim.how.executor else aim.opened(False, reuse=1) as other:
         for number, (plan, job) in enumerate(asked_of):

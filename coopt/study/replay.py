@@ -24,7 +24,7 @@ FOLDERS = (inputs.FOLDER, "measured", "calibrated", "models")
 # What says when, where and how fast a run was, or stands beside its numbers: published runs of our own table.
 APART = ("run", "seconds", "candidates_per_second", "spent", "versions", "assumed", "nearest", "started")
 CLOCK = ("host", "measured_time", "afresh")
-TIMED = ("low", "high", "spread", "compile_s")  # the same, of a row of `measured`
+TIMED = ("low", "high", "pace", "spread", "compile_s")  # the same, of a row of `measured`
 ROUNDING = 1e-12  # relative: another processor's exp and log
 
 

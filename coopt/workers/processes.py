@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from coopt.problems import Problem, Refused
 from coopt.workers import frames, kernel
@@ -31,14 +32,17 @@ HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC
 
 
 @contextlib.contextmanager
-def process(preload: tuple[str, ...] = ("jax",), *, reuse: int = 1) -> Iterator[ProcessExecutor]:
+def process(
+    preload: tuple[str, ...] = ("jax",), *, reuse: int = 1, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[ProcessExecutor]:
     """An executor whose jobs run in child processes; leaving the context ends all of them.
 
     Args:
       preload: modules that the fork server imports once; they must initialise no JAX backend and start no thread.
       reuse: jobs a child serves before it is replaced; 1 gives every job a clean process.
+      environment: of the children, where this process's own says nothing else.
     """
-    executor = ProcessExecutor(preload, reuse)
+    executor = ProcessExecutor(preload, reuse, environment)
     try:
         yield executor
     finally:
@@ -67,8 +71,9 @@ class _Worker:
 class ProcessExecutor:
     """See `process`. Threads may share one executor."""
 
-    def __init__(self, preload: tuple[str, ...], reuse: int):
+    def __init__(self, preload: tuple[str, ...], reuse: int, environment: Mapping[str, str] = MappingProxyType({})):
         self._preload = preload
+        self._environment = environment
         self._reuse = reuse
         self._lock = threading.Lock()
         self._server: subprocess.Popen | None = None
@@ -169,7 +174,7 @@ class ProcessExecutor:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**HEAP, **os.environ, "PYTHONPATH": folders},
+                env={**HEAP, **self._environment, **os.environ, "PYTHONPATH": folders},
             )
         ours.settimeout(START_LIMIT)
         message, _ = frames.receive(ours)

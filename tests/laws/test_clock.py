@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coopt.measure import clock, load
+from coopt.measure import clock, load, pace
 from coopt.measure import statistics as s
 from coopt.measure.compile import compile_program
 
@@ -196,6 +196,33 @@ def test_a_device_that_stays_slow_is_marked(rng):
     assert "throttled" in timing.flags and timing.throttled == timing.samples - 3
     assert clock.verdict(timing.flags)["outcome"] == "noisy"
     assert fake.estimate().throttled == 0 and np.isnan(fake.estimate().clock)
+
+
+@pytest.mark.parametrize("work", [1e-6, 2e-4, 0.02])
+def test_what_slows_down_the_whole_host_is_taken_out_by_what_is_timed_beside(rng, work):
+    """The speed of the host wanders by half over seconds: times follow it, their ratio to what ran beside does not."""
+
+    def run(phase, told):
+        fake = Fake(rng, work=work)
+        slow = lambda: 1.0 + 0.5 * np.sin(fake.now + phase) ** 2  # noqa: E731
+        fake.timer = lambda k: (Fake.timer(fake, k) - fake.floor) * slow() + fake.floor
+        timing = fake.estimate(budget_s=0.3, beside=lambda: told * slow() * (1.0 + 0.03 * rng.standard_normal()))
+        return timing.time, timing.time / timing.pace * told
+
+    found = np.array([run(phase, told) for phase in (0.0, 0.8, 1.6, 2.4) for told in (0.003, 0.01)])
+    assert np.ptp(found[:, 0]) > 0.2 * work
+    assert found[:, 1] == pytest.approx(work, rel=0.05)
+    assert np.isnan(Fake(rng, work=work).estimate().pace), "nothing is timed beside"
+
+
+def test_this_host_has_a_pace_and_an_accelerator_has_none(monkeypatch):
+    now = pace.beside()
+    first = now()
+    assert 1e-4 < first < 5.0 and now() == first, "asked again at once, it is not run again"
+    monkeypatch.setattr(pace, "EVERY", 0.0)
+    assert now() != first
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert np.isnan(pace.beside()())
 
 
 def test_slow_work_gets_six_samples_or_three(rng):

@@ -224,17 +224,20 @@ def test_the_winner_and_the_runner_up_are_asked_again(here, rng):  # noqa: F811
     plans = [plan for plan, _ in screening.best(told, key=lambda plan: blocks.key(blocks.of_plan(plan)))][:6]
     asked = afresh.best([plans[0], *plans])
     assert [plan for plan, _ in asked] == plans[:2]
+    assert [job["check"] for _, job in asked] == [1, 1], "nobody has checked them against float64"
+    known = {blocks.key(blocks.of_plan(plans[0]))}
+    assert [job["check"] for _, job in afresh.best(plans, known=known)] == [0, 1]
     timed = timed_by(here, [blocks.of_plan(plan) for plan in plans], rng, noise=0.0)
     slow = [dataclasses.replace(timed_by(here, [job], rng, noise=0.0)[0], job=job) for _, job in asked]
     twice = {p: {**s, "time": 2.0 * s["time"]} for p, s in slow[0].answer["phases"].items()}
     slow[0] = dataclasses.replace(slow[0], answer={"phases": twice})
-    said = afresh.document([(plan, one) for (plan, _), one in zip(asked, slow, strict=True)], timed, cores=1.0)
+    said = afresh.document([(plan, one) for (plan, _), one in zip(asked, slow, strict=True)], timed)
     assert [one["ratio"] for one in said["plans"]] == pytest.approx([2.0, 1.0])
     assert said["repeat"] == pytest.approx(math.log(2.0) / 2.0, rel=1e-6)  # four pairs of which two are log 2 apart
     low, high = said["plans"][0]["interval"]
     assert low < said["plans"][0]["step_time"] < high and high / low > 2.0
     assert again_sentence({"afresh": said})[0].endswith("took 2.00 and 1.00 times as long as before.")
-    assert again_sentence({"afresh": None}) == () and afresh.document([], timed, cores=1.0) is None
+    assert again_sentence({"afresh": None}) == () and afresh.document([], timed) is None
 
 
 def test_what_timings_say_is_printed_whole():

@@ -254,7 +254,8 @@ CHECKED = {
 def _agreement(made, function, layout, layer=0):
     _, arguments, places = candidates.backward(made)
     compiled = compile_program(counted(function), (*arguments, COUNT), out_shardings=(places, None))
-    return check.agreement(made, compiled, MODEL, layout, layer=layer, seq_len=64)
+    reference = check.reference_of(made, MODEL, layout, layer=layer, seq_len=64)
+    return check.agreement(made, compiled, reference)
 
 
 SLOW = pytest.mark.slow

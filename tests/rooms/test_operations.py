@@ -21,7 +21,7 @@ def swept_by(machine, rng, *, points=60, precision="fp32", noise=0.03):
     for one in sweep.plan(points):
         size = {"matmul": one.m * one.k + one.k * one.n + one.m * one.n}.get(one.kind, 2 * one.m * one.n)
         row = {"name": one.name, "kind": one.kind, "m": one.m, "n": one.n, "k": one.k, "batch": one.batch}
-        rows.append({**row, "type": precision, "bytes": 4.0 * size, "time": 1.0, "processor": 1.0, "flags": []})
+        rows.append({**row, "type": precision, "bytes": 4.0 * size, "time": 1.0, "flags": []})
     for at, ops in operations.counted(rows, fused=False):
         forward, both = (np.broadcast_to(part, at.shape) for part in blocks.passes(ops, machine))
         for position, one, two in zip(at, forward, both, strict=True):
@@ -52,8 +52,13 @@ def test_times_that_cannot_be_believed_are_left_out(here, rng):  # noqa: F811
     rows = swept_by(here, rng, points=20)
     rows[0]["flags"], rows[1]["time"], rows[2]["time"] = ["dispatch-bound"], None, math.nan
     assert operations.usable(rows) == rows[3:]
-    by_processor = {row["kind"] for row in operations.usable(rows, "processor")}
-    assert by_processor == {"matmul", "attention"}, "a copy may keep one processor busy, or all"
+
+
+def test_operations_are_compared_at_the_pace_of_the_blocks_beside_them():
+    """One that was swept while the host was twice as slow as beside the blocks took twice its seconds."""
+    row = {"name": "copy", "kind": "memory", "time": 4e-3, "pace": 20e-3, "flags": []}
+    assert np.exp(operations.seen([row], 10e-3)[0, 0]) == pytest.approx(2e-3)
+    assert np.exp(operations.seen([row])[0, 0]) == pytest.approx(4e-3)
 
 
 def test_links_come_back_from_the_collectives_that_crossed_them(rng):

@@ -347,30 +347,34 @@ def test_blocks_faster_than_every_product_raise_the_peak(here, rng, tmp_path: Pa
         assert blocks.predicted(job, raised) == pytest.approx(blocks.predicted(job, hidden), rel=0.1)
 
 
-def test_blocks_timed_among_others_are_compared_by_processor_seconds(here, rng):
-    """Where others used the machine, the clock is off by factors and processor seconds are not; the two never mix."""
+def test_blocks_are_compared_at_one_pace_of_a_host_that_others_share(here, rng):
+    """Where others used the machine, the clock is off by factors and a ratio to what ran beside is not; never mixed."""
     jobs = [block(d, micro_batch) for d in (256, 384, 512, 768) for micro_batch in (1.0, 2.0)]
     hidden = constants.with_constants(here, {**constants.constants_of(here), "matmul_32": 0.5, "passes_back": 2.0})
     timed = []
     for one in timed_by(hidden, jobs, rng):
-        waited = float(rng.uniform(1.5, 6.0))
+        slow = float(rng.choice([1.0, rng.uniform(1.5, 6.0)]))  # half of them while the host was as fast as it is
         phases = {
-            part: {"time": waited * said["time"], "processor": 2.0 * said["time"], "foreign": 0.7, "spread": 0.3}
+            part: {"time": slow * said["time"], "high": 1.1 * slow * said["time"], "pace": 0.01 * slow, "spread": 0.3}
             for part, said in one.answer["phases"].items()
         }
         timed.append(dataclasses.replace(one, answer={"phases": phases}))
-    found = calibration.calibrate(replace(here, cores=2.0), timed)
-    assert found is not None and found.clock == "processor"
+    found = calibration.calibrate(here, timed)
+    assert found is not None and found.clock == "paced"
     assert found.held_out["median_ape"] < 0.05
     assert found.tau >= 0.9 * found.tau_ceiling
-    quiet = [
-        dataclasses.replace(one, answer={"phases": {p: {**s, "foreign": 0.0} for p, s in one.answer["phases"].items()}})
-        for one in timed
-    ]
-    assert blocks.clock_of(quiet, cores=2.0) == "wall"
-    assert blocks.clock_of([*timed[:-1], timed_by(here, jobs[:1], rng)[0]], cores=2.0) == "wall", (
-        "one has no processor seconds"
-    )
+    again = blocks.settled(timed)
+    usual = blocks.pace_of(timed)
+    for one, was in zip(again, timed, strict=True):
+        for part in blocks.PASSES:
+            assert one.figure(part, "time") / usual == pytest.approx(
+                was.figure(part, "time") / was.figure(part, "pace")
+            )
+            assert one.figure(part, "high") == pytest.approx(1.1 * one.figure(part, "time"))
+    twice = blocks.settled(again)
+    assert [one.times() for one in twice] == [pytest.approx(one.times()) for one in again]
+    unpaced = [*timed[:-1], timed_by(here, jobs[-1:], rng)[0]]
+    assert blocks.clock_of(unpaced) == "wall" and blocks.settled(unpaced) == unpaced, "one was timed without"
 
 
 def test_too_few_blocks_calibrate_nothing(here, rng):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
 import platform
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -42,11 +44,12 @@ class How:
 
 
 @contextlib.contextmanager
-def opened(awake: bool, how: How | None = None, *, reuse: int = REUSE) -> Iterator[Executor]:
+def opened(awake: bool, how: How | None = None, *, reuse: int = REUSE, again: bool = False) -> Iterator[Executor]:
     """An executor for jobs; `awake`: there will be some, so that a fork server may as well be on its way.
 
     Args:
       reuse: jobs that a child of this process serves; 1: each has timed nothing before.
+      again: what one child has compiled another will run, so that it is kept until this process ends.
     """
     how = how or How()
     if how.executor == "serial":
@@ -63,10 +66,22 @@ def opened(awake: bool, how: How | None = None, *, reuse: int = REUSE) -> Iterat
         with slurm(PRELOAD, workers=how.workers, folder=how.folder) as queue:
             yield queue
     else:
-        with workers.process(preload=PRELOAD, reuse=reuse) as executor:
+        with workers.process(preload=PRELOAD, reuse=reuse, environment=_programs() if again else {}) as executor:
             if awake:  # the server's imports take seconds on one core; there is something else to do meanwhile
                 threading.Thread(target=_wake, args=(executor,), daemon=True, name="bench").start()
             yield executor
+
+
+@functools.cache
+def _programs() -> dict[str, str]:
+    """Where children leave compiled programs to each other: blocks that are timed once more, in children that have
+    timed nothing before, need not be compiled once more (2 s each on two cores).
+    """
+    folder = tempfile.TemporaryDirectory(prefix="coopt-programs-")
+    atexit.register(folder.cleanup)
+    least = {"MIN_COMPILE_TIME_SECS": "0", "MIN_ENTRY_SIZE_BYTES": "-1"}
+    named = {f"JAX_PERSISTENT_CACHE_{name}": value for name, value in least.items()}
+    return {"JAX_COMPILATION_CACHE_DIR": folder.name, **named}
 
 
 def _wake(executor: Executor) -> None:

@@ -8,7 +8,7 @@ winner of a search was chosen for being fast, so that its first timing flatters 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,20 @@ def job(work: Mapping[str, Any]) -> dict[str, Any]:
     return {**work, "seed": 1, "check": 0}
 
 
-def best(plans: Iterable[Candidate], own: str = "") -> list[tuple[Candidate, dict[str, Any]]]:
+def best(
+    plans: Iterable[Candidate], own: str = "", *, known: Container[str] = ()
+) -> list[tuple[Candidate, dict[str, Any]]]:
     """The best plans of two different blocks that a clock can see, each with the job that times it afresh.
 
-    Before anybody takes the first it is checked against float64, once.
+    Args:
+      known: keys of blocks that were timed before, and checked against float64 then; others are now.
     """
     found: dict[str, tuple[Candidate, dict[str, Any]]] = {}
     for plan in plans:
         work = blocks.of_plan(plan, own)
         if blocks.alone(plan):
-            found.setdefault(blocks.key(work), (plan, job(work) | {"check": int(not found)}))
+            key = blocks.key(work)
+            found.setdefault(key, (plan, job(work) | {"check": int(key not in known)}))
         if len(found) == BEST:
             break
     return list(found.values())
@@ -52,27 +56,25 @@ def together(timed: Sequence[Timed]) -> list[list[Timed]]:
     return list(groups.values())
 
 
-def repeat(groups: Sequence[Sequence[Timed]], clock: str = "wall") -> float:
+def repeat(groups: Sequence[Sequence[Timed]]) -> float:
     """Standard deviation of log seconds from one process to the next, of blocks timed more than once; NaN for none.
 
     Pooled: sqrt(sum of squares around each block's mean / (timings - blocks)), over both passes.
     """
-    logs = [np.log([block.times(clock) for block in group]) for group in groups if len(group) > 1]
+    logs = [np.log([block.times() for block in group]) for group in groups if len(group) > 1]
     free = sum(2 * (len(each) - 1) for each in logs)
     squares = sum(float(np.sum((each - each.mean(axis=0)) ** 2)) for each in logs)
     return math.sqrt(squares / free) if free else math.nan
 
 
-def document(
-    asked: Sequence[tuple[Candidate, Timed]], timed: Sequence[Timed], *, cores: float
-) -> dict[str, Any] | None:
+def document(asked: Sequence[tuple[Candidate, Timed]], timed: Sequence[Timed]) -> dict[str, Any] | None:
     """What the clock said the second time, and how far it repeats; the interval of a step is 90% by that.
 
-    Both timings of a block are by the clock that all are compared by, as `blocks.settled` chooses it.
+    Both timings of a block are at the pace that all are compared at, as `blocks.settled` has it.
     """
     if not asked:
         return None
-    every = blocks.settled([*timed, *(block for _, block in asked)], cores=cores)
+    every = blocks.settled([*timed, *(block for _, block in asked)])
     noise = repeat(together(every))
     width = Z90 * max(LEAST_NOISE, noise)  # the floor first: NaN, where nothing was timed twice, is not the larger
     rows = []

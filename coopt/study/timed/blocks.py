@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 
 from coopt.cost import estimate
 from coopt.fit.rows import stack_trees
-from coopt.measure.clock import FOREIGN
 from coopt.measure.jobs import block_job, layout_of, model_of
 from coopt.ops import count
 from coopt.search.space import Candidate
@@ -25,7 +25,6 @@ BUDGET = 0.4  # s of timing a block asks for; it takes no fewer than three sampl
 LATER = ("overhead", "stragglers")  # rows in proportion to all others
 PASSES = ("forward", "forward_backward")
 SLACK = 4.0  # times as fast as its own clock found it that a host may be
-SHARED = 0.25  # of blocks timed while others were at work, from which their processor seconds are taken for all
 COMPUTE = ("matmul", "attention", "elementwise", "gather")
 
 
@@ -141,10 +140,9 @@ class Timed:
         """True where both passes have a time that can be believed."""
         return self.status in ("ok", "noisy") and all(np.isfinite(time) for time in self.times())
 
-    def times(self, clock: str = "wall", *, cores: float = 1.0) -> tuple[float, float]:
-        """Seconds of the forward pass, and of forward and backward; or processor seconds / cores."""
-        forward, both = (self.figure(part, {"wall": "time"}.get(clock, clock)) for part in PASSES)
-        return (forward / cores, both / cores) if clock == "processor" else (forward, both)
+    def times(self) -> tuple[float, float]:
+        """Seconds of the forward pass, and of forward and backward."""
+        return self.figure(PASSES[0], "time"), self.figure(PASSES[1], "time")
 
     @property
     def foreign(self) -> float:
@@ -159,7 +157,7 @@ class Timed:
     def document(self) -> dict[str, Any]:
         """The block as `coopt measure --out` writes it and `coopt calibrate` reads it."""
         phases = self.answer.get("phases", {})
-        keys = ("time", "low", "high", "spread", "samples", "foreign", "processor", "compile_s", "flops", "bytes")
+        keys = ("time", "low", "high", "spread", "samples", "foreign", "pace", "compile_s", "flops", "bytes")
         keys += ("memory", "collectives", "energy")
         return {
             "name": name(self.job),
@@ -199,30 +197,39 @@ def believed(block: Timed, peak: float) -> Timed:
     return dataclasses.replace(block, status="wrong-result", message=message)
 
 
-def clock_of(timed: Sequence[Timed], *, cores: float) -> str:
-    """Which clock a set of blocks is compared by: `wall`, or `processor` where this machine was not theirs alone.
+def clock_of(timed: Sequence[Timed]) -> str:
+    """Which clock a set of blocks is compared by: `paced` where each was timed beside a small program, else `wall`."""
+    paces = [block.figure(part, "pace") for block in timed if block.usable for part in PASSES]
+    return "paced" if paces and all(pace > 0.0 for pace in paces) else "wall"
 
-    Processor seconds over the number of processors are what a block takes when all of them are its own and it keeps
-    them busy: on two shared cores they repeat within 3% where the clock is off by factors. The two are never mixed.
+
+def pace_of(timed: Sequence[Timed]) -> float:
+    """Median seconds of the small program beside a set of blocks; NaN where they are compared by the wall's clock."""
+    if clock_of(timed) == "wall":
+        return math.nan
+    return float(np.median([block.figure(part, "pace") for block in timed if block.usable for part in PASSES]))
+
+
+def settled(timed: Sequence[Timed]) -> list[Timed]:
+    """The blocks with the seconds that they are compared by: as they would have been at the pace that was usual.
+
+    A host that others share slows down and recovers from minute to minute, and whatever runs on it alike: see
+    `coopt.measure.pace`. time' = time x (median pace of the set) / (pace beside this one). Where one of them was timed
+    without, all stay as they are: the two are never mixed.
     """
-    known = [block for block in timed if all(np.isfinite(block.times("processor", cores=cores)))]
-    shared = sum(block.foreign > FOREIGN for block in timed)
-    return "processor" if len(known) == len(timed) and shared > SHARED * len(timed) else "wall"
-
-
-def settled(timed: Sequence[Timed], *, cores: float) -> list[Timed]:
-    """The blocks with the seconds of the clock that they are compared by, whichever it is, as their times."""
-    usable = [block for block in timed if block.usable]
-    if not usable or clock_of(usable, cores=cores) == "wall":
+    usual = pace_of(timed)
+    if math.isnan(usual):
         return list(timed)
 
-    def of_processors(block: Timed) -> Timed:
+    def at_usual(block: Timed) -> Timed:
         phases = dict(block.answer["phases"])
-        for part, seconds in zip(PASSES, block.times("processor", cores=cores), strict=True):
-            phases[part] = phases[part] | {"time": seconds, "low": None, "high": None, "estimator": "processor"}
+        for part in PASSES:
+            said = phases[part]
+            times = {name: said[name] for name in ("time", "low", "high", "pace") if said.get(name) is not None}
+            phases[part] = {**said, **{name: value * usual / said["pace"] for name, value in times.items()}}
         return dataclasses.replace(block, answer={**block.answer, "phases": phases})
 
-    return [of_processors(block) if block.usable else block for block in timed]
+    return [at_usual(block) if block.usable else block for block in timed]
 
 
 def of_record(job: Mapping[str, Any], record: Mapping[str, Any]) -> Timed:

@@ -20,7 +20,7 @@ from coopt.measure.statistics import kendall_tau, noise_ceiling
 from coopt.spec.nouns import Hardware
 from coopt.study.timed import operations
 from coopt.study.timed.afresh import repeat, together
-from coopt.study.timed.blocks import PASSES, Timed, clock_of, counted
+from coopt.study.timed.blocks import PASSES, Timed, clock_of, counted, pace_of, settled
 from coopt.study.timed.constants import FLOOR, SPREAD, before, fit
 
 NOISE = 0.05  # log units a timing may be off beyond its own spread
@@ -40,7 +40,7 @@ class Calibrated:
     held_out: Mapping[str, Any]
     blocks: int
     operations: int = 0
-    clock: str = "wall"  # wall | processor
+    clock: str = "wall"  # wall | paced: see `blocks.settled`
     repeat: float = math.nan  # log units by which a block differs from one process to the next; NaN: none was repeated
     tau: float = math.nan  # Kendall's, of blocks left out of the fit
     tau_ceiling: float = math.nan  # what a perfect model would reach, the timings being as noisy as they are
@@ -51,23 +51,22 @@ def calibrate(hardware: Hardware, timed: Sequence[Timed], swept: Sequence[Mappin
 
     `swept` are operations timed alone, rows of a `sweep` job, which enter the same fit; errors are those of blocks.
 
-    Where others used this machine while blocks were timed, processor seconds take the place of the clock's for all of
-    them: see `blocks.clock_of`. A block that was timed in several processes is one row, their mean; how far such
-    timings differ is what a timing may be off, and the least that `sigma` can be.
+    Blocks and operations are compared at one pace of the host: see `blocks.settled`. A block that was timed in several
+    processes is one row, their mean; how far such timings differ is what a timing may be off, and the least that
+    `sigma` can be.
     """
-    cores = float(hardware.cores)
-    usable = together(timed)
+    clock, pace = clock_of(timed), pace_of(timed)
+    usable = together(settled(timed))
     if len(usable) < LEAST:
         return None
-    clock = clock_of([block for block in timed if block.usable], cores=cores)
-    seen = np.array([np.mean(np.log([one.times(clock, cores=cores) for one in block]), axis=0) for block in usable])
-    again = repeat(usable, clock)
+    seen = np.array([np.mean(np.log([one.times() for one in block]), axis=0) for block in usable])
+    again = repeat(usable)
     weight = 1.0 / np.array([_noise(block, clock, again) for block in usable])
     groups = counted([block[0].job for block in usable])
-    alone = operations.usable(swept, clock)
+    alone = operations.usable(swept)
     fused = bool(usable[0][0].job["layout"]["fused_attention"])
     every = [*groups, *operations.counted(alone, fused=fused, first=len(usable))]
-    told = np.concatenate([seen, operations.seen(alone, clock, cores=cores)])
+    told = np.concatenate([seen, operations.seen(alone, pace)])
     trust = np.concatenate([weight, np.full((len(alone), 2), 1.0 / operations.NOISE)])
     found = fit(hardware, every, told, trust)
     left_out = np.empty_like(seen)
@@ -97,7 +96,7 @@ def calibrate(hardware: Hardware, timed: Sequence[Timed], swept: Sequence[Mappin
 def _noise(block: Sequence[Timed], clock: str, again: float) -> list[float]:
     """Log units by which the mean of a block's timings may be off, forward and with backward."""
     least = max(NOISE, again) / math.sqrt(len(block))  # NOISE first: NaN, where none was repeated, is not the larger
-    if clock == "processor":  # its spread is that of the program, not that of whoever else is at work
+    if clock == "paced":  # the spread of a timing is that of the host as well, which its pace takes out
         return [least, least]
     phases = block[0].answer["phases"]
     return [math.hypot(least, float(phases[part].get("spread") or 0.0)) for part in PASSES]

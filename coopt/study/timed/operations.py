@@ -25,12 +25,9 @@ NOISE = 0.15  # log units: an operation alone finds caches and neighbours that o
 Swept = Mapping[str, Any]  # a row of a `sweep` job
 
 
-def usable(swept: Sequence[Swept], clock: str = "wall") -> list[Swept]:
-    """The rows whose time can be believed, collectives aside: `links` are fitted to those.
-
-    By processor seconds, products and attention alone: they keep all processors busy, and a copy may use one.
-    """
-    kinds = ("matmul", "attention") if clock == "processor" else ("matmul", "attention", "elementwise", "memory")
+def usable(swept: Sequence[Swept]) -> list[Swept]:
+    """The rows whose time can be believed, collectives aside: `links` are fitted to those."""
+    kinds = ("matmul", "attention", "elementwise", "memory")
     doubtful = {"not-repeated", "dispatch-bound", "work-removed", "beyond-peak"}
     return [
         row for row in swept
@@ -53,14 +50,15 @@ def counted(swept: Sequence[Swept], *, fused: bool, first: int = 0) -> list[tupl
     ]  # fmt: skip
 
 
-def seen(swept: Sequence[Swept], clock: str = "wall", *, cores: float = 1.0) -> np.ndarray:
+def seen(swept: Sequence[Swept], pace: float = math.nan) -> np.ndarray:
     """Log seconds `(operations, 2)` as blocks have them: forward, or forward with backward; the other is NaN.
 
-    By the clock of the blocks beside them: see `blocks.clock_of`.
+    Args:
+      pace: of the blocks beside them, that all are compared at; NaN: by the wall's clock. See `blocks.settled`.
     """
     told = np.full((len(swept), 2), np.nan)
     for number, row in enumerate(swept):
-        told[number, int(_back(row))] = math.log(row["time"] if clock == "wall" else row["processor"] / cores)
+        told[number, int(_back(row))] = math.log(row["time"] * (1.0 if math.isnan(pace) else pace / row["pace"]))
     return told
 
 

@@ -92,7 +92,7 @@ def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
     if not re.fullmatch(r"local|cpu:[1-9]\d{0,3}", options.on):
         hint = "`--from=tpu:v6e` calibrates by a compiler alone"
         raise Refused(Problem(field="on", expected="local, or cpu:8 for fake devices", got=options.on, hint=hint))
-    with bench.opened(True) as executor:
+    with bench.opened(True, again=True) as executor:
         told("measuring this host", 0, 1)
         here = machines.measure_host(None, executor, date=time.strftime("%Y-%m-%d"), deadline_s=deadline)
         told("measuring this host", 1, 1)
@@ -113,7 +113,7 @@ def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
     told("sweeping operations", 0, 1)
     swept = _swept(hardware, options, deadline)
     told("sweeping operations", 1, 1)
-    with bench.opened(True) as executor:  # another process, which timings within one cannot speak for
+    with bench.opened(True, again=True) as executor:  # another process, which timings within one cannot speak for
         for job in [afresh.job(block.job) for block in timed if block.usable][: afresh.TELLING]:
             timed.append(blocks.of_record(job, bench.do(None, executor, job, deadline_s=deadline)))
     name = host.chip_name(here.measured)

@@ -88,14 +88,11 @@ def _choice(
     listed: Shortlist, groups: Any, timed: dict[int, Timed], known: constants.Fit
 ) -> tuple[Choice, constants.Fit]:
     """What timing each block would be worth, by all that has been timed, and the constants that says it by."""
-    usable = {i: block for i, block in timed.items() if block.usable}
+    usable = [i for i, block in timed.items() if block.usable]
     start = constants.before(listed.hardware).said(groups)[0, :, 1]
     seen = np.full((len(listed.jobs), 2), np.nan)
     if usable:
-        cores = float(listed.hardware.cores)
-        clock = blocks.clock_of(list(usable.values()), cores=cores)
-        for i, block in usable.items():
-            seen[i] = np.log(block.times(clock, cores=cores))
+        seen[usable] = np.log([block.times() for block in blocks.settled([timed[i] for i in usable])])
         known = constants.fit(listed.hardware, groups, seen, np.full(seen.shape, 1.0 / NOISE), start=known.z)
     both = np.where(np.isnan(seen[:, 1]), known.said(groups)[0, :, 1], seen[:, 1])
     residual = np.where(np.isnan(seen[:, 1]), known.residual, 0.3 * NOISE)

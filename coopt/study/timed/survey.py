@@ -93,11 +93,8 @@ def survey(
         if sum(block.usable for block in timed.values()) > len(constants.SPREAD) and unsure < SURE:
             break
         timed[number] = blocks.believed(clock(jobs[number]), blocks.peak_of(jobs[number], hardware))
-        usable = {i: block for i, block in timed.items() if block.usable}
+        usable = [i for i, block in timed.items() if block.usable]
         if usable:
-            cores = float(hardware.cores)
-            by = blocks.clock_of(list(usable.values()), cores=cores)
-            for i, block in usable.items():
-                seen[i] = np.log(block.times(by, cores=cores))
+            seen[usable] = np.log([block.times() for block in blocks.settled([timed[i] for i in usable])])
             known = constants.fit(hardware, groups, seen, weight, start=known.z)
     return list(timed.values())
