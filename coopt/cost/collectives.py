@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coopt.spec.nouns import Hardware, Leaf, Row, Tier
 from coopt.tree import struct
-from coopt.xp import at_least, exp, log, maximum, minimum, where
+from coopt.xp import always, at_least, exp, log, maximum, minimum, where
 
 START = 4.0  # steps' worth of latency to start a collective: measured, 2 and 8 chips, 16 kB, three generations
 
@@ -168,7 +168,7 @@ def _exchange(hardware: Hardware, row: Row) -> tuple[Crossing, ...]:
 
 def _held(row: Row, share: Leaf) -> Leaf:
     """Probability that a unit with a share of the members has one of the parts that an item's copies go to."""
-    if isinstance(row.parts, float) and row.parts == 1.0:
+    if always(row.parts, 1.0):
         return 1.0
     others = log(at_least(1.0 - row.top_parts / row.parts, 1e-30))
     return 1.0 - exp(maximum(share * row.parts, 1.0) * others)

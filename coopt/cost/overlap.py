@@ -6,7 +6,7 @@ import functools
 
 from coopt.spec.nouns import Hardware, Leaf, Ops, Row
 from coopt.tree import replace, struct
-from coopt.xp import at_least, maximum, minimum
+from coopt.xp import always, at_least, maximum, minimum
 
 COMPUTE = ("matmul", "attention", "elementwise", "gather", "cast")
 
@@ -141,7 +141,7 @@ def layer_time(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...]) -> Layer:
     its way back: of m micro-batches m - 1 meet another.
     """
     alone = _layer(ops, hardware, busy, paired=0.0)
-    if isinstance(ops.paired, float) and ops.paired == 0.0:
+    if always(ops.paired, 0.0):
         return alone
     met, one = _layer(ops, hardware, busy, paired=ops.paired), 1.0 / ops.micro_batches
     mean = {
@@ -157,7 +157,7 @@ def _others(ops: Ops, busy: tuple[Busy, ...], paired: Leaf) -> Hidden:
     def both(*groups: str) -> tuple[Leaf, tuple[Leaf, ...]]:
         return total(ops.rows, busy, "layer", groups=groups), linked(ops.rows, busy, "layer", groups=groups)
 
-    if isinstance(paired, float) and paired == 0.0:
+    if always(paired, 0.0):
         time, links = both("context", "expert")
         return Hidden(time=time, links=links)
     (near, context), (time, expert), left = both("context"), both("expert"), 1.0 - paired
@@ -200,7 +200,7 @@ def _layer(ops: Ops, hardware: Hardware, busy: tuple[Busy, ...], *, paired: Leaf
     device = compute + waited + shown
     launched = ops.eager * launches(rows, "layer")
     dispatch = waiting(hardware, launched, device)
-    if not (isinstance(ops.synchronised, float) and ops.synchronised == 0.0):
+    if not always(ops.synchronised, 0.0):
         dispatch = dispatch + SYNCHRONISED * ops.synchronised * minimum(launched * hardware.dispatch, device)
     return Layer(
         compute=compute,

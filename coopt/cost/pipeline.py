@@ -5,7 +5,7 @@ from __future__ import annotations
 from coopt.cost.overlap import Busy, Hidden, Layer, launches, linked, shows, total, waiting
 from coopt.spec.nouns import Hardware, Leaf, Ops
 from coopt.tree import struct
-from coopt.xp import at_least, floor, logical_or, maximum, minimum, where
+from coopt.xp import always, at_least, floor, logical_or, maximum, minimum, where
 
 # Share of the 1F1B bubble that is left when weight gradients fill it: Qi et al. 2023, arXiv 2401.10241 (ZB-H1). Of a
 # bidirectional one (pp / 2 - 1) (F&B + B - 3 W) is: as much, but for a forward pass (DeepSeek-V3, arXiv 2412.19437).
@@ -29,7 +29,7 @@ class Pipeline:
 
 def _shared(ops: Ops, first: Leaf, last: Leaf) -> tuple[Leaf, Leaf]:
     """What the first and the last chip have: one end each, or half of the micro-batches of either (dualpipe)."""
-    if isinstance(ops.dualpipe, float) and ops.dualpipe == 0.0:
+    if always(ops.dualpipe, 0.0):
         return first, last
     far = 0.5 * ops.dualpipe
     return (1.0 - far) * first + far * last, (1.0 - far) * last + far * first

@@ -16,7 +16,7 @@ from coopt.ops.weights import Weights, chip_weights, stages
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import TYPE_BYTES, VERDICTS, LayerKind, Layout, Leaf, Model, Ops, Phase, Row, Workload
 from coopt.tree import replace
-from coopt.xp import choose, floor, logical_or, maximum, where
+from coopt.xp import always, choose, floor, logical_or, maximum, where
 
 
 def count(model: Model, layout: Layout, workload: Workload) -> Ops:
@@ -45,7 +45,7 @@ def count(model: Model, layout: Layout, workload: Workload) -> Ops:
     both = 1.0 + layout.dualpipe
     shards = where(layout.zero < 0.5, 1.0, shards * both)
     expert_shards = where(layout.zero < 0.5, 1.0, sizes.expert_data * both)
-    if not (isinstance(both, float) and both == 1.0):
+    if not always(both, 1.0):
         held = {field: getattr(weights, field) * both for field in ("stage_dense", "stage_expert", "layers")}
         weights = replace(weights, **held)
     rows = _layers(model, layout, sizes)

@@ -112,3 +112,23 @@ def test_any_change_is_another_trial(field, monkeypatch):
     assert bench.trial_of(dict(JOB)) == first
     CHANGES[field](monkeypatch)
     assert bench.trial_of(JOB | {"seq_len": 32} if field == "job" else JOB) != first
+
+
+def test_what_one_child_has_compiled_another_runs():
+    """Blocks that are timed afresh, in processes of their own, cost no second compilation, and are the same trials."""
+    job = JOB | {"budget_s": 0.05}
+
+    def answered(**how) -> tuple[dict, set[str]]:
+        with bench.opened(False, again=True, **how) as executor:
+            said = bench.do(None, executor, job, deadline_s=240.0)
+        assert said["status"] in ("ok", "noisy"), said
+        folder = bench._programs()["JAX_COMPILATION_CACHE_DIR"]
+        return said["result"], {name for name in os.listdir(folder) if name.endswith("-cache")}
+
+    first, made = answered()
+    second, after = answered(reuse=1)
+    assert made and after == made
+    for name in ("forward", "forward_backward"):
+        one, two = first["phases"][name], second["phases"][name]
+        assert (one["digest"], one["flops"], one["memory"]) == (two["digest"], two["flops"], two["memory"])
+    assert not any(name.startswith("JAX_COMPILATION") for name in bench.flags()), "where it lies is not what it is"
