@@ -192,6 +192,7 @@ def _timing(
     slowed = at < THROTTLED * at[0] if len(at) else np.zeros(0, bool)
     enough = len(samples) - slowed.sum() >= LEAST
     samples, at, beside = (np.asarray(each)[~slowed] if enough else np.asarray(each) for each in (samples, at, beside))
+    ratio = float(np.median(samples / beside)) if len(samples) else math.nan
     low, high, coverage = median_interval(samples)
     middle = float(np.median(samples))
     noise, trend = spread(samples), drift(samples)
@@ -217,7 +218,7 @@ def _timing(
         estimator=estimator,
         floor=floor,
         clock=float(np.median(at)) if len(at) else math.nan,
-        pace=middle / float(np.median(samples / beside)) if len(at) else math.nan,
+        pace=middle / ratio if ratio > 0.0 else math.nan,  # a slope of nothing has none
         throttled=int(slowed.sum()),
         flags=tuple(name for name, raised in flags.items() if raised),
     )

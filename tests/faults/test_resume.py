@@ -109,6 +109,7 @@ def test_search_goes_on_where_it_was_ended(tmp_path: Path, sent: signal.Signals,
     assert {trial: after[trial] for trial in kept} == kept
     assert set(Counter(record["id"] for record in records(tmp_path) if record["kind"] == "done").values()) == {1}
     assert len(document["measured"]) >= 4 and document["calibration"]["blocks"] >= 4
+    assert all(row["check"]["worst"] < row["check"]["tolerance"] for row in document["measured"])
     timed = [row["measured_time"] / row["pace"] for row in document["measured"]]
     for record in kept.values():
         phases = (record.get("result") or {}).get("phases")

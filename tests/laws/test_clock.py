@@ -215,6 +215,12 @@ def test_what_slows_down_the_whole_host_is_taken_out_by_what_is_timed_beside(rng
     assert np.isnan(Fake(rng, work=work).estimate().pace), "nothing is timed beside"
 
 
+def test_work_of_no_time_has_no_pace_and_is_told_of():
+    """A clock too coarse to see it: marked, and no division by its nothing."""
+    timing = clock.estimate(lambda k: 1e-3, budget_s=0.05, floor=1e-3, beside=lambda: 0.01)
+    assert timing.time == 0.0 and np.isnan(timing.pace) and "not-repeated" in timing.flags
+
+
 def test_this_host_has_a_pace_and_an_accelerator_has_none(monkeypatch):
     now = pace.beside()
     first = now()

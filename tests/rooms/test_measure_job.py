@@ -150,6 +150,12 @@ def test_a_reference_that_costs_too_much_is_not_computed_and_said(executor, monk
     assert "does not fit" in answer["check"]["skipped"]
 
 
+def test_a_compiler_without_our_options_compiles_a_reference_all_the_same(executor, monkeypatch):
+    monkeypatch.setattr(check, "QUICK", {"xla_no_such_option": 0})
+    answer = run_job(BLOCK | {"budget_s": 0.0, "check": True})
+    assert answer["outcome"] == "ok" and answer["check"]["worst"] < answer["check"]["tolerance"]
+
+
 def test_an_accelerator_that_is_not_used_is_said(tmp_path, monkeypatch):
     """A GPU machine with JAX for CPUs alone, or a TPU that a notebook holds, measures the CPU: never in silence."""
     for name, numbers in {"0": "0x10de 0x2330 0x030200", "1": "0x10de 0x22a3 0x068000", "2": "0x1ae0 0x0042 0x020000",
