@@ -75,7 +75,8 @@ def opened(awake: bool, how: How | None = None, *, reuse: int = REUSE, again: bo
 @functools.cache
 def _programs() -> dict[str, str]:
     """Where children leave compiled programs to each other: blocks that are timed once more, in children that have
-    timed nothing before, need not be compiled once more (2 s each on two cores).
+    timed nothing before, need not be compiled once more (2 s each on two cores). Under a megabyte, which a process that
+    is killed outright leaves among the temporary files.
     """
     folder = tempfile.TemporaryDirectory(prefix="coopt-programs-")
     atexit.register(folder.cleanup)
