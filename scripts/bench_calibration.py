@@ -34,27 +34,35 @@ from coopt.spec import load  # noqa: E402
 from coopt.store import finite  # noqa: E402
 from coopt.study.given import bench, machines  # noqa: E402
 from coopt.study.given.emit import as_yaml  # noqa: E402
-from coopt.study.timed import blocks, constants, operations, survey  # noqa: E402
+from coopt.study.timed import blocks, constants, energy, operations, survey  # noqa: E402
 from coopt.study.timed.calibration import NOISE  # noqa: E402
 from coopt.study.timed.choosing import informative  # noqa: E402
 
 BLOCKS = flags.DEFINE_integer("blocks", 60, "blocks to time, half of them held out")
 MEASURED = flags.DEFINE_string("measured", "", "timings of an earlier run, instead of new ones")
 GRID = flags.DEFINE_integer("grid", 0, "operations to time instead of blocks, half of them held out")
+HARDWARE = flags.DEFINE_string("hardware", "", "the chip that a fit begins from, instead of this host as measured")
+FIT = flags.DEFINE_bool("fit", True, "whether to fit and score, and not only to time and keep")
 PROFILE = flags.DEFINE_string("profile", "", "a calibrated profile to score on all of the blocks")
 OUT = flags.DEFINE_string("out", "", "where to keep the timings")
 SEED = flags.DEFINE_integer("seed", 1, "of the shapes and of the split")
+BUDGET = flags.DEFINE_float("budget_s", blocks.BUDGET, "seconds of timing a block")
+SECONDS = flags.DEFINE_float("seconds", math.inf, "after which no further block is begun")
 
 
 def measured() -> dict:
     """Random blocks timed on this machine, each in a child, and the machine's profile as first measured."""
-    date = time.strftime("%Y-%m-%d")
+    date, ends = time.strftime("%Y-%m-%d"), time.monotonic() + SECONDS.value
     with bench.opened(True) as executor:
         here = machines.measure_host(None, executor, date=date)
-        hardware = resolved(here.chip)
+        hardware = prior(here.chip)
         timed = []
-        for job in survey.pool(hardware, count=BLOCKS.value, seed=SEED.value):
-            record = bench.do(None, executor, job, deadline_s=bench.DEADLINE)
+        for number, job in enumerate(survey.pool(hardware, count=BLOCKS.value, seed=SEED.value)):
+            if time.monotonic() > ends:
+                break
+            asked = {**job, "check": 0, "budget_s": BUDGET.value}
+            asked |= {"energy": 1} if hardware.family != "cpu" and number < energy.ASKED else {}
+            record = bench.do(None, executor, asked, deadline_s=bench.DEADLINE)
             timed.append(blocks.of_record(job, record))
             print(f"\r{len(timed)} of {BLOCKS.value} blocks, load {os.getloadavg()[0]:.1f}", end="", flush=True)
             if OUT.value:  # written as it grows: a run of an hour may be stopped
@@ -65,7 +73,8 @@ def measured() -> dict:
 
 def document(timed: list, here) -> dict:
     """What was timed, and the machine's profile, as `--measured` reads it."""
-    return finite({"blocks": [block.document() for block in timed], "profile": dict(here.chip)})
+    how = {"versions": bench.toolchain(), "flags": bench.flags(), "profile": dict(here.chip)}
+    return finite({"blocks": [block.document() for block in timed], **how})
 
 
 def swept() -> dict:
@@ -81,6 +90,11 @@ def swept() -> dict:
             rows += (record["result"] or {}).get("rows", [])
             print(f"{len(rows)} operations, load {os.getloadavg()[0]:.1f}", flush=True)
     return finite({"blocks": [], "operations": rows, "profile": dict(here.chip)})
+
+
+def prior(chip: dict):
+    """The machine that a fit begins from: the one that `--hardware` names, or this host as it was measured."""
+    return load.resolve(HARDWARE.value, chips=1, stack="jax") if HARDWARE.value else resolved(chip)
 
 
 def resolved(chip: dict):
@@ -144,7 +158,7 @@ def _is(rows: list[int], count: int) -> np.ndarray:
 
 def grid(data: dict) -> None:
     """The held-out error of operations by a few timings and by all of the other half."""
-    hardware = resolved(data["profile"])
+    hardware = prior(data["profile"])
     busy = float(np.median([row["foreign"] for row in data["operations"]]))
     rows = operations.usable(data["operations"])
     pace = np.median([row["pace"] for row in rows]) if all(row.get("pace") for row in rows) else math.nan
@@ -161,11 +175,13 @@ def main(_: list[str]) -> None:
     data = json.loads(Path(MEASURED.value).read_text()) if MEASURED.value else swept() if GRID.value else measured()
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(data, indent=1))
+    if not FIT.value:
+        return
     if GRID.value:
         grid(data)
         return
     timed = [block for said in data["blocks"] if (block := blocks.of_document(said)).usable]
-    hardware, clock = resolved(data["profile"]), blocks.clock_of(timed)
+    hardware, clock = prior(data["profile"]), blocks.clock_of(timed)
     paces = [1e3 * block.figure("forward_backward", "pace") for block in timed]
     timed = blocks.settled(timed)
     seen = np.log([block.times() for block in timed])

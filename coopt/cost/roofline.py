@@ -49,7 +49,12 @@ def matmul_time(hardware: Hardware, row: Row) -> Leaf:
 
 
 def blocked_time(hardware: Hardware, row: Row) -> Leaf:
-    """Seconds to move the bytes of products that are blocked to fit S bytes on chip.
+    """Seconds to move the bytes of products that are blocked to fit on chip, as a stream reaches them."""
+    return blocked_bytes(hardware, row) / (hardware.bandwidth * hardware.stream)
+
+
+def blocked_bytes(hardware: Hardware, row: Row) -> Leaf:
+    """Bytes of main memory that products move which are blocked to fit S bytes on chip.
 
         bytes = sqrt((read + written)^2 + (n b^1.5 / sqrt(S))^2),   n = 2 m n k
 
@@ -57,7 +62,7 @@ def blocked_time(hardware: Hardware, row: Row) -> Leaf:
     2004); fused attention is two such products, and moves no less.
     """
     again = row.flops * choose(row.type, RE_READ) * hardware.spill
-    return root_sum(row.read + row.written, again) / (hardware.bandwidth * hardware.stream)
+    return root_sum(row.read + row.written, again)
 
 
 def padding(hardware: Hardware, size: Leaf) -> Leaf:
@@ -103,6 +108,13 @@ def passes(hardware: Hardware, row: Row) -> Leaf:
     return hardware.passes * hardware.passes_back if row.phase == "backward" else hardware.passes
 
 
+def traffic(hardware: Hardware, row: Row) -> Leaf:
+    """Bytes of main memory that one occurrence of a compute row moves."""
+    if row.kind in ("matmul", "attention"):
+        return blocked_bytes(hardware, row)
+    return (row.read + row.written) * passes(hardware, row)
+
+
 def vector_bound(hardware: Hardware, passes: Leaf) -> Leaf:
     """Time of a pointwise kernel over that of its bytes alone: passes sqrt(1 + (vector / memory)^2), per byte moved."""
     ratio = hardware.pointwise * hardware.bandwidth * hardware.stream / at_least(passes, 1e-9)
@@ -146,5 +158,6 @@ __all__ = [
     "peak",
     "root_sum",
     "supported",
+    "traffic",
     "vector_bound",
 ]

@@ -18,7 +18,7 @@ from coopt.measure.formats import Formats, formats_of
 from coopt.measure.grouped import kernel_of
 from coopt.measure.mixers import Implementation
 from coopt.measure.splash import splash
-from coopt.measure.weights import axes_of, materialise
+from coopt.measure.weights import axes_of, drawn, materialise
 from coopt.problems import Problem, Refused
 from coopt.spec.nouns import RECOMPUTE, LayerKind, Layout, Model
 from coopt.workers.child import resolve
@@ -162,8 +162,7 @@ def _values(leaf: jax.ShapeDtypeStruct, vocab: int, generator: np.random.Generat
     elif leaf.ndim == 0:
         values = np.ones(())
     else:
-        size = int(np.prod(leaf.shape))
-        values = np.resize(generator.standard_normal(min(size, 1 << 20), dtype=np.float32), leaf.shape)
+        values = drawn(leaf.shape, leaf.dtype, generator)
     return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
 
 

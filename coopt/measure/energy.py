@@ -53,6 +53,15 @@ def board() -> Board | None:
     )
 
 
+def resting(on: Board | None) -> float:
+    """Watts of a board on which nothing runs, over two seconds; NaN where there is no counter."""
+    if on is None:
+        return math.nan
+    before, started = on.joules(), time.perf_counter()
+    time.sleep(LEAST)
+    return (on.joules() - before) / (time.perf_counter() - started)
+
+
 def spent(timer: Callable[[int], float], once: float, on: Board | None) -> dict[str, Any]:
     """Joules a repetition (`joules`), watts, the sustained clock (Hz, median) and what it was taken over.
 

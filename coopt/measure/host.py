@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
 import time
@@ -14,18 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from coopt.measure import clock
+from coopt.measure import clock, energy
 from coopt.measure.compile import compile_program
 from coopt.measure.formats import DTYPES
 from coopt.measure.jobs import real
 from coopt.workers.kernel import available_memory
 
-SIZES = (256, 512, 1024, 2048)
+SIZES = {"cpu": (256, 512, 1024, 2048)}
+SIZES_ELSEWHERE = (1024, 2048, 4096, 8192)
 FORMATS = ("fp32", "bf16")
 BUS = Path("/sys/bus/pci/devices")
 VENDORS = {"0x10de": ("NVIDIA's GPUs", "'jax[cuda13]'"), "0x1ae0": ("Google's TPUs", "'jax[tpu]'")}
 HOST_SIDE = ("0x01", "0x02", "0x04", "0x06", "0x0c")  # PCI classes: disks, networks, sound, bridges, USB
-TRIAD = 1 << 24  # elements an array of the memory test: 64 MiB in float32, beyond any cache
+TRIAD = {"cpu": 1 << 24}  # elements an array of the memory test: 64 MiB in float32, beyond a CPU's caches
+TRIAD_ELSEWHERE = 1 << 28  # 1 GiB
 
 
 def profile_job(job: dict, report: Callable[[str], None]) -> dict:
@@ -45,16 +48,20 @@ def profile(*, budget_s: float = 6.0, report: Callable[[str], None] = lambda pha
     the seconds a call costs; a size that would not fit into the budget is left out.
     """
     device = jax.devices()[0]
+    report("idle")
+    idle = energy.resting(energy.board() if device.platform == "gpu" else None)
     report("dispatch")
     floor = clock.dispatch_floor(samples=100)
     report("bandwidth")
-    bandwidth = _rate(3.0 * 4.0 * TRIAD, _triad(budget_s / 6.0, floor))
+    elements = TRIAD.get(device.platform, TRIAD_ELSEWHERE)
+    bandwidth = _rate(3.0 * 4.0 * elements, _triad(elements, budget_s / 6.0, floor))
     rates: dict[str, dict[str, dict]] = {}
-    share = budget_s * 5.0 / 6.0 / (len(FORMATS) * len(SIZES))
+    sizes = SIZES.get(device.platform, SIZES_ELSEWHERE)
+    share = budget_s * 5.0 / 6.0 / (len(FORMATS) * len(sizes))
     for name in FORMATS:
         report(f"matmul {name}")
         rates[name] = {}
-        for size in SIZES:
+        for size in sizes:
             flops = 2.0 * size**3
             smaller = [row["rate"] for row in rates[name].values()]
             if smaller and flops / smaller[-1] > share:
@@ -71,6 +78,7 @@ def profile(*, budget_s: float = 6.0, report: Callable[[str], None] = lambda pha
         "matmul": rates,
         "bandwidth": bandwidth,
         "dispatch": {"time": floor},
+        "idle": None if math.isnan(idle) else idle,
         "unused": unused(device.platform),
     }
 
@@ -174,16 +182,23 @@ def _square(size: int, dtype, budget_s: float, floor: float) -> clock.Timing:
     generator = np.random.default_rng(size)
     a, b = (jnp.asarray(generator.standard_normal((size, size)), dtype) for _ in range(2))
     timer = clock.repeat(compiled.program, (a, b), jnp.zeros((), jnp.int32))
-    timing = clock.estimate(timer, budget_s=budget_s, floor=floor)
+    timing = _clocked(timer, budget_s, floor)
     removed = ("work-removed",) if compiled.products < 1 else ()
     return dataclasses.replace(timing, flags=(*timing.flags, *removed))
 
 
-def _triad(budget_s: float, floor: float) -> clock.Timing:
+def _clocked(timer: Callable[[int], float], budget_s: float, floor: float) -> clock.Timing:
+    """Timed by the device's own record on an accelerator, whose kernels can be shorter than a call of one."""
+    if jax.default_backend() == "cpu":
+        return clock.estimate(timer, budget_s=budget_s, floor=floor)
+    return clock.timed(timer, budget_s=budget_s, floor=floor)[0]
+
+
+def _triad(elements: int, budget_s: float, floor: float) -> clock.Timing:
     """The memory test, in place: a result in fresh memory would time the kernel clearing pages."""
     triad = jax.jit(lambda a, b: a + 0.5 * b, donate_argnums=0)
-    state = [jnp.ones((TRIAD,), jnp.float32)]
-    other = jnp.full((TRIAD,), 1e-3, jnp.float32)
+    state = [jnp.ones((elements,), jnp.float32)]
+    other = jnp.full((elements,), 1e-3, jnp.float32)
 
     def timer(repetitions: int) -> float:
         started = time.perf_counter()
@@ -192,4 +207,4 @@ def _triad(budget_s: float, floor: float) -> clock.Timing:
         state[0].block_until_ready()
         return time.perf_counter() - started
 
-    return clock.estimate(timer, budget_s=budget_s, floor=floor)
+    return _clocked(timer, budget_s, floor)

@@ -153,7 +153,7 @@ def _block(job: dict, report: Report) -> dict:
         "phases": {name: compile.said(one) for name, one in compiled.items()},
     }
     both = compiled["forward_backward"]
-    if math.isnan(both.flops):  # XLA counts none for GPUs
+    if target.platform == "gpu" or math.isnan(both.flops):  # XLA counts none that a GPU's libraries do
         for name, made in (("forward", candidates.forward), ("forward_backward", candidates.backward)):
             function, arguments, _ = made(built)
             answer["phases"][name]["flops"] = flops.products(function, arguments) / built.mesh.size

@@ -34,6 +34,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from coopt.measure import clock, compile, cycles, flops, host, kept, topology
 from coopt.measure.jobs import real, whole
+from coopt.measure.weights import drawn
 from coopt.problems import Problem, Refused
 from coopt.workers.child import resolve
 
@@ -58,7 +59,7 @@ def program_job(job: dict, report: Callable[[str], None]) -> dict:
     )
     device = target.devices[0]
     said = compile.said(compiled)
-    if math.isnan(compiled.flops):  # XLA counts none for GPUs
+    if target.platform == "gpu" or math.isnan(compiled.flops):  # XLA counts none that a GPU's libraries do
         said["flops"] = flops.products(jitted, arguments) / len(places)
     if target.platform == "tpu" and not target.runs:
         said["schedule"] = cycles.described(compiled.text, places, folder=folder, report=report)
@@ -200,9 +201,7 @@ def _filled(arguments: tuple, seed: int) -> tuple[tuple, list[str]]:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             value = jax.random.split(jax.random.key(seed), leaf.shape)
         elif jnp.issubdtype(leaf.dtype, jnp.floating):
-            size = int(np.prod(leaf.shape))
-            drawn = generator.standard_normal(min(size, 1 << 20), dtype=np.float32) * 0.02
-            value = np.resize(drawn, leaf.shape).astype(leaf.dtype)
+            value = drawn(leaf.shape, leaf.dtype, generator, deviation=0.02)
         else:
             value = np.zeros(leaf.shape, leaf.dtype)
         return value if leaf.sharding is None else jax.device_put(value, leaf.sharding)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from coopt.measure import clock, topology
 from coopt.measure.compile import compile_program
 from coopt.measure.formats import DTYPES
 from coopt.measure.jobs import real, whole
+from coopt.measure.weights import drawn
 from coopt.problems import Problem, Refused
 
 # Share of the points by operation: products decide a transformer's time.
@@ -24,6 +26,10 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 WIRED = 0.25  # share of collectives, where there are several devices
 PRODUCTS = {"matmul": "mk,kn->mn", "matmul_weights": "km,kn->mn", "matmul_inputs": "mk,nk->mn"}
 HEADS = 4  # of the attention rows; batch counts sequences times heads
+LARGEST = {"cpu": (1, 2e8)}  # times the sizes below, and FLOPs of the largest product for each second of the budget
+LARGEST_ELSEWHERE = (16, 2e11)
+MOST_ELEMENTS = 1 << 28  # of an array that is copied
+BRIEF = 1e-4  # s below which an accelerator's launches and caches are much of an operation's time
 ELEMENTWISE = ("add", "gelu", "norm", "softmax")
 
 
@@ -46,8 +52,9 @@ def sweep_job(job: dict, report: Callable[[str], None]) -> dict:
         raise Refused(Problem(field="precision", expected=f"one of {', '.join(DTYPES)}", got=repr(name)[:40]))
     budget, seed = real(job, "budget_s", 15.0), whole(job, "seed", 0)
     devices = topology.acquire(str(job.get("target", "local"))).devices
-    operations = plan(whole(job, "points", 40), seed=seed, limit=budget * 2e8, devices=len(devices))
     device = devices[0]
+    scale, flops = LARGEST.get(device.platform, LARGEST_ELSEWHERE)
+    operations = plan(whole(job, "points", 40), seed=seed, limit=budget * flops, devices=len(devices), scale=scale)
     rows = run(operations, devices=devices, precision=name, budget_s=budget, report=report)
     return {
         "outcome": "ok",
@@ -60,12 +67,13 @@ def sweep_job(job: dict, report: Callable[[str], None]) -> dict:
     }
 
 
-def plan(points: int, *, seed: int = 0, limit: float = 4e9, devices: int = 1) -> list[Operation]:
+def plan(points: int, *, seed: int = 0, limit: float = 4e9, devices: int = 1, scale: int = 1) -> list[Operation]:
     """Operations spread evenly, by logarithm, over the sizes of small and middling transformers.
 
     Additive recurrence (Roberts' R3 sequence) shifted by the seed: no clumps at any number of points. Products of
-    more than `limit` FLOPs are halved along their longest side until they are below it. Kinds are interleaved, so a
-    plan cut short still holds all of them. Collectives are among them where there are several devices.
+    more than `limit` FLOPs are halved along their longest side until they are below it; all sides are `scale`
+    times a CPU's. Kinds are interleaved, so a plan cut short still holds all of them. Collectives are among them where
+    there are several devices.
     """
     root = 1.2207440846057596  # of x^4 = x + 1
     shift = np.random.default_rng(seed).random(3)
@@ -73,7 +81,8 @@ def plan(points: int, *, seed: int = 0, limit: float = 4e9, devices: int = 1) ->
     counts = {kind: max(1, round(share * points)) for kind, share in shares.items()}
     queues = {
         kind: [
-            _operation(kind, i, (shift + (i + 1) / root ** np.arange(1, 4)) % 1.0, limit, devices) for i in range(count)
+            _operation(kind, i, (shift + (i + 1) / root ** np.arange(1, 4)) % 1.0, limit, devices, scale)
+            for i in range(count)
         ]
         for kind, count in counts.items()
     }
@@ -81,9 +90,9 @@ def plan(points: int, *, seed: int = 0, limit: float = 4e9, devices: int = 1) ->
     return [queues[kind][i] for _, kind, i in order][:points]
 
 
-def _operation(kind: str, number: int, u: np.ndarray, limit: float, devices: int) -> Operation:
+def _operation(kind: str, number: int, u: np.ndarray, limit: float, devices: int, scale: int) -> Operation:
     def between(low: int, high: int, share: float, multiple: int = 8) -> int:
-        return max(multiple, round(low * (high / low) ** float(share) / multiple) * multiple)
+        return max(multiple, round(scale * low * (high / low) ** float(share) / multiple) * multiple)
 
     if kind == "matmul":
         sizes = [between(32, 4096, u[0]), between(64, 4096, u[1]), between(64, 4096, u[2])]
@@ -99,6 +108,7 @@ def _operation(kind: str, number: int, u: np.ndarray, limit: float, devices: int
     if kind == "collective":
         return Operation(COLLECTIVES[number % 4], kind, between(1 << 10, 1 << 22, u[0], 8 * devices), devices)
     rows, columns = between(256, 16384, u[0]), between(64, 2048, u[1])
+    rows = min(rows, MOST_ELEMENTS // columns)
     if kind == "elementwise":
         return Operation(ELEMENTWISE[number % len(ELEMENTWISE)], kind, rows, columns)
     return Operation("copy", kind, rows, columns)
@@ -134,7 +144,7 @@ def _row(operation: Operation, precision: str, budget_s: float, floor: float, de
         abstract = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
     compiled = compile_program(clock.counted(function), (*abstract, jax.ShapeDtypeStruct((), jnp.int32)))
     generator = np.random.default_rng(0)
-    values = (generator.standard_normal(one.shape, dtype=np.float32).astype(dtype) for one in abstract)
+    values = (drawn(one.shape, dtype, generator) for one in abstract)
     arrays = tuple(jax.device_put(value, one.sharding) for value, one in zip(values, abstract, strict=True))
     fake = operation.kind == "collective" and devices[0].platform == "cpu"
     timer = clock.repeat(compiled.program, arrays, jnp.zeros((), jnp.int32), apart=fake)
@@ -145,6 +155,7 @@ def _row(operation: Operation, precision: str, budget_s: float, floor: float, de
         moved = operation.m * dtype.itemsize  # of the whole buffer that a device holds
     flops = _flops(operation)
     extra = clock.doubtful(compiled.flops, timing.time, expected=flops) if operation.kind == "matmul" else ()
+    extra += ("brief",) if devices[0].platform != "cpu" and timing.time < BRIEF else ()
     return dataclasses.asdict(operation) | {
         "type": precision,
         "flops": compiled.flops if math.isnan(flops) else flops,
@@ -182,7 +193,8 @@ def program_of(operation: Operation, precision: str) -> tuple[Callable, list[tup
         return lambda a, b: jnp.einsum(equation, a, b, precision=exact), shapes
     if operation.kind == "attention":
         heads = min(HEADS, operation.batch)
-        return _attention(operation.name), [(operation.batch // heads, m, heads, k)] * (
+        fused = jax.default_backend() == "gpu" and jnp.dtype(DTYPES[precision]).itemsize == 2
+        return _attention(operation.name, "cudnn" if fused else "xla"), [(operation.batch // heads, m, heads, k)] * (
             3 if operation.name == "attention" else 4
         )
     functions = {
@@ -211,9 +223,9 @@ def _collective(operation: Operation, dtype: jnp.dtype, devices: tuple) -> tuple
     return function, (jax.ShapeDtypeStruct((len(devices), held), dtype, sharding=NamedSharding(mesh, cut)),)
 
 
-def _attention(name: str) -> Callable:
+def _attention(name: str, implementation: Literal["xla", "cudnn"]) -> Callable:
     def core(q, k, v):
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
 
     if name == "attention":
         return core

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from coopt.measure import wire
+from coopt.measure import graphs, wire
 from coopt.problems import Problem, Refused
 
 LARGEST = 1 << 30  # B of a trace that is read
@@ -94,6 +94,7 @@ class _Event:
     program: str  # a module's name and number
     device: str
     run: int | None
+    launch: int | None = None  # of the CUDA graph that it is a kernel of
 
 
 def traced(run: Callable[[], object]) -> Trace:
@@ -140,9 +141,26 @@ def read(folder: str | Path) -> Trace:
 def _of_spaces(spaces: list[bytes]) -> Trace:
     events, names = [], {}
     for number, space in enumerate(spaces):
-        names |= wire.op_names(space)
-        events += _events(space, f"host {number} ")
+        modules = wire.modules(space)
+        names |= {name: wire.op_names(module) for name, module in modules.items()}
+        events += _of_graphs(list(_events(space, f"host {number} ")), modules)
     return summary(events, names) if events else Trace(operations=(), runs=0, spans=())
+
+
+def _of_graphs(timed: list[tuple[_Event, float]], modules: dict[str, bytes]) -> list[tuple[_Event, float]]:
+    """The events with the instructions of those that a graph launched in place of the graph."""
+    launched: dict[tuple[str, str, int], list[int]] = {}
+    for position, (event, _) in enumerate(timed):
+        if event.launch is not None:
+            launched.setdefault((event.device, event.program, event.launch), []).append(position)
+    schedules = {program: wire.launches(modules.get(program, b"")) for _, program, _ in launched}
+    named = list(timed)
+    for (_, program, _), positions in launched.items():
+        positions.sort(key=lambda i: timed[i][0].start)
+        kernels = tuple(timed[i][0].name for i in positions)
+        for i, name in zip(positions, graphs.instructions(kernels, schedules[program]), strict=True):
+            named[i] = (dataclasses.replace(timed[i][0], name=name), timed[i][1])
+    return named
 
 
 def _events(space: bytes, host: str) -> Iterable[tuple[_Event, float]]:
@@ -168,6 +186,9 @@ def _of_line(line, device: str, on_device: bool) -> Iterable[_Event]:
             name = event.name.partition(" =")[0].lstrip("%")
         if name is None:
             continue
+        launch = None
+        if str(name).startswith(graphs.NAMED):
+            name, launch = event.name, int(said.get("correlation_id", 0))
         module = str(said.get("hlo_module", ""))
         program = f"{module}({said['program_id']})" if "program_id" in said else module
         ordinal = f" {said['device_ordinal']}" if not on_device and "device_ordinal" in said else ""
@@ -175,7 +196,7 @@ def _of_line(line, device: str, on_device: bool) -> Iterable[_Event]:
         start = event.start_ns * 1e-9
         yield _Event(
             start=start, end=start + event.duration_ns * 1e-9, name=str(name), module=module, program=program,
-            device=device + ordinal, run=run if isinstance(run, int) else None,
+            device=device + ordinal, run=run if isinstance(run, int) else None, launch=launch,
         )  # fmt: skip
 
 

@@ -75,14 +75,24 @@ def _deviation(name: str, shape: tuple[int, ...]) -> float:
     return float(np.prod(inputs, dtype=float)) ** -0.5
 
 
-def _values(name: str, shape: tuple[int, ...], generator: np.random.Generator, deviation_of=_deviation) -> np.ndarray:
+def _values(name: str, shape: tuple[int, ...], dtype: np.dtype, generator: np.random.Generator) -> np.ndarray:
     if name == "scale" or not name and len(shape) < 2:
-        return np.ones(shape, np.float32)
+        return np.ones(shape, dtype)
     if name == "offset" or name.endswith("_bias"):
-        return np.zeros(shape, np.float32)
-    size = int(np.prod(shape, dtype=np.int64))
-    drawn = generator.standard_normal(min(size, POOL), dtype=np.float32) * np.float32(deviation_of(name, shape))
-    return np.resize(drawn, shape)
+        return np.zeros(shape, dtype)
+    return drawn(shape, dtype, generator, deviation=_deviation(name, shape))
+
+
+def drawn(
+    shape: tuple[int, ...], dtype: np.dtype, generator: np.random.Generator, *, deviation: float = 1.0
+) -> np.ndarray:
+    """Normal numbers of mean 0, of which a large array repeats the first 2^20.
+
+    They are rounded before they are repeated: rounding a gigabyte takes seconds.
+    """
+    size = min(int(np.prod(shape, dtype=np.int64)), POOL)
+    values = generator.standard_normal(size, dtype=np.float32) * np.float32(deviation)
+    return np.resize(values.astype(dtype), shape)
 
 
 def materialise(abstract, seed: int):
@@ -94,8 +104,7 @@ def materialise(abstract, seed: int):
     def make(path, leaf):
         name = name_of(path)
         generator = np.random.default_rng((seed, zlib.crc32(jax.tree_util.keystr(path).encode())))
-        array = _values(name, leaf.shape, generator)
-        return jax.device_put(array.astype(leaf.dtype), leaf.sharding)
+        return jax.device_put(_values(name, leaf.shape, leaf.dtype, generator), leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(make, abstract)
 

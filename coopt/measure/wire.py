@@ -11,11 +11,14 @@ import collections
 from collections.abc import Iterator
 from typing import Any
 
+from coopt.measure.graphs import Schedules
+
 PLANES, PLANE_NAME, EVENT_METADATA = 1, 2, 4  # XSpace.planes; XPlane.name, .event_metadata (a map: 1 key, 2 value)
 METADATA_NAME, METADATA_STATS, STAT_BYTES = 2, 5, 6  # XEventMetadata.name, .stats; XStat.bytes_value
-MODULE, MODULE_COMPUTATIONS = 1, 3  # HloProto.hlo_module; HloModuleProto.computations
+MODULE, MODULE_COMPUTATIONS, SCHEDULE = 1, 3, 7  # HloProto.hlo_module; HloModuleProto.computations, .schedule
 INSTRUCTIONS, COMPUTATION_ID = 2, 5  # HloComputationProto
 NAME, OPCODE, METADATA, CALLED, OP_NAME = 1, 2, 7, 38, 2  # HloInstructionProto; OpMetadata.op_name
+TARGET, INSTRUCTION_ID = 28, 35  # HloInstructionProto.custom_call_target, .id
 HEAVY = (b"dot", b"convolution", b"ragged-dot", b"custom-call")  # what a fusion's time is spent on, where it has one
 
 
@@ -51,9 +54,9 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def op_names(space: bytes) -> dict[str, dict[str, str]]:
-    """`jax.named_scope` paths of a trace's operations: by module and its number, `jit_step(3)`, and by operation."""
-    found: dict[str, dict[str, str]] = {}
+def modules(space: bytes) -> dict[str, bytes]:
+    """The programs of a trace, each an `HloModuleProto`, by name and number: `jit_step(3)`."""
+    found: dict[str, bytes] = {}
     for number, plane in fields(space):
         if number != PLANES:
             continue
@@ -66,11 +69,12 @@ def op_names(space: bytes) -> dict[str, dict[str, str]]:
             for stat in (value for number, value in metadata if number == METADATA_STATS):
                 hlo = dict(fields(stat)).get(STAT_BYTES)
                 if hlo is not None:
-                    found[name] = _of_module(dict(fields(hlo)).get(MODULE, b""))
+                    found[name] = dict(fields(hlo)).get(MODULE, b"")
     return found
 
 
-def _of_module(module: bytes) -> dict[str, str]:
+def op_names(module: bytes) -> dict[str, str]:
+    """`jax.named_scope` paths of a module's operations."""
     computations = {}
     for computation in (value for number, value in fields(module) if number == MODULE_COMPUTATIONS):
         parts = list(fields(computation))
@@ -81,6 +85,22 @@ def _of_module(module: bytes) -> dict[str, str]:
         for instructions in computations.values()
         for name, opcode, own, called in instructions
     }
+
+
+def launches(module: bytes) -> Schedules:
+    """What the computations of a module launch on a GPU, each in the order of its schedule."""
+    parts = list(fields(module))
+    launching = {}  # by the number of an instruction
+    for computation in (value for number, value in parts if number == MODULE_COMPUTATIONS):
+        for one in (dict(fields(value)) for number, value in fields(computation) if number == INSTRUCTIONS):
+            opcode = one.get(OPCODE, b"")
+            library = {b"fusion": "", b"copy": "copy", b"custom-call": one.get(TARGET, b"").decode()}.get(opcode)
+            if library is not None:
+                launching[one.get(INSTRUCTION_ID, 0)] = (one[NAME].decode(), library)
+    orders = [_packed(dict(fields(dict(fields(entry))[2])).get(1, b""))
+              for schedule in (value for number, value in parts if number == SCHEDULE)
+              for _, entry in fields(schedule)]  # fmt: skip
+    return tuple(tuple(launching[one] for one in order if one in launching) for order in orders)
 
 
 def _instruction(data: bytes) -> tuple[bytes, bytes, str, list[int]]:

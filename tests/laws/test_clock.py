@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coopt.measure import clock, load, pace
+from coopt.measure import clock, load, pace, trace
 from coopt.measure import statistics as s
 from coopt.measure.compile import compile_program
 
@@ -370,6 +370,26 @@ def test_a_real_program_is_timed_by_its_device():
     assert seen.runs >= 1
     assert timing.caches == "warm"
     assert clock.doubtful(compiled.flops, timing.time, peak=PEAK, expected=2.0 * 256**3) == ()
+
+
+def test_a_gpu_works_before_it_is_timed_and_a_record_that_lengthens_kernels_is_not_taken(monkeypatch):
+    monkeypatch.setattr(clock.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(clock, "_hertz", lambda: lambda: 1.6e9)
+    monkeypatch.setattr(clock, "STEADY", 0.2)
+    asked, whole = [], clock.by_device
+
+    def timer(repetitions: int) -> float:
+        asked.append(repetitions)
+        return repetitions * 1e-3
+
+    for each, estimator in ((1.2e-3, "slope"), (0.9e-3, "device")):
+        seen = trace.Trace(operations=(), runs=9, spans=(each,) * 9)
+        monkeypatch.setattr(clock.trace, "traced", lambda run, seen=seen: seen)
+        monkeypatch.setattr(clock, "by_device", lambda timing, spans, runs: whole(timing, spans, runs=9))
+        asked.clear()
+        timing, _ = clock.timed(timer, budget_s=0.05, floor=1e-4)
+        assert asked[:3] == [1, 2, 200]  # 0.2 s of work before anything counts
+        assert timing.estimator == estimator and timing.time == pytest.approx(min(each, 1e-3))
 
 
 def test_what_others_use_of_the_processors_is_seen():

@@ -178,6 +178,32 @@ def test_a_few_telling_blocks_calibrate_as_well_as_all(here, rng):  # noqa: F811
     assert found.constants["batched"] == pytest.approx(0.3, rel=0.2)
 
 
+def test_a_survey_of_an_accelerator_asks_for_what_it_trains():
+    """Blocks in 16 bits with a fused kernel, heads of both sizes, of a length that a host's calls do not decide."""
+    h200 = load.resolve("h200-sxm", chips=1, stack="jax")
+    assert survey.types(h200) == ["bf16"]
+    jobs = survey.pool(h200, count=60)
+    assert {job["model"]["kinds"][0]["head_dim"] for job in jobs} == {64.0, 128.0}
+    assert {job["layout"]["fused_attention"] for job in jobs} == {1.0}
+    assert all(4e-3 <= blocks.predicted(job, h200)[1] <= 0.05 for job in jobs)
+
+
+def test_what_was_timed_on_an_h200_calibrates_it(tmp_path, repository, capsys):
+    """50 blocks of a real H200, in the file that the project keeps: what is held out is within a few percent."""
+    out = tmp_path / "h200.yaml"
+    kept = repository / "measurements/h200_blocks.json"
+    found = profiled.calibrate(parse(["calibrate", str(kept), "--hardware=h200-sxm", f"--out={out}"]))
+    assert found["blocks"] == 50 and found["clock"] == "wall"
+    assert found["held_out"]["median_ape"] < 0.05 < found["before"]["median_ape"]
+    assert found["tau"] / found["tau_ceiling"] > 0.95
+    assert 4e12 < found["constants"]["bandwidth"] < 6e12  # the memory's, not a cache's
+    assert found["energy"]["idle"] == 81.0 and 0.5e-12 < found["energy"]["flop"] < 1.5e-12
+    machine = load.resolve(str(out), chips=1, stack="jax")
+    expected = constants.constants_of(machine)
+    for name in ("matmul_16", "bandwidth", "attention", "depth"):
+        assert expected[name] == pytest.approx(found["constants"][name], rel=1e-3)
+
+
 def test_a_survey_keeps_its_time_and_passes_over_what_fails(here, rng):  # noqa: F811
     jobs = survey.pool(here, count=12)
     hopeless = lambda job: blocks.Timed(job, "compile-error", {}, 1.0, "no")  # noqa: E731

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coopt.measure import clock, kernels, trace, wire
+from coopt.measure import clock, graphs, kernels, trace, wire
 from coopt.measure.compile import compile_program
 from coopt.problems import Refused
 
@@ -160,3 +162,34 @@ def test_phases_and_words_of_what_jax_writes():
     assert trace.words(again) == ("mlp.up",)
     assert trace.words(back) == ("mlp.up", "bsi,io->bso")
     assert trace.words("") == ()
+
+
+@pytest.fixture(scope="module")
+def h200(tmp_path_factory, repository):
+    """Three runs of a block, forward and backward, on an H200: every kernel was launched by one CUDA graph."""
+    file = tmp_path_factory.mktemp("h200") / "gpu.xplane.pb"
+    file.write_bytes(gzip.decompress((repository / "tests/data/h200_block.xplane.pb.gz").read_bytes()))
+    return trace.read(file)
+
+
+def test_kernels_of_a_cuda_graph_are_told_apart_by_the_schedule(h200):
+    assert (h200.runs, h200.devices, len(h200.operations)) == (3, 1, 49)
+    assert all(1.06e-3 < span < 1.08e-3 for span in h200.spans)
+    assert sum(row["time"] for row in h200.scopes() if not row["scope"]) < 0.01 * h200.busy
+    told = {(row["scope"].partition("/")[0], row["phase"]): row["time"] for row in h200.scopes()}
+    assert told["attention", "backward"] == pytest.approx(27.6e-6, abs=1e-7)
+    assert told["mlp.down", "forward"] == pytest.approx(58.7e-6, abs=1e-7)
+    # Three products with the same weights: one forward, two backward.
+    assert told["mlp.down", "backward"] == pytest.approx(2 * told["mlp.down", "forward"], rel=0.25)
+
+
+def test_a_graph_that_no_schedule_explains_keeps_the_names_of_its_kernels():
+    schedules = ((("loop_add_fusion.4", ""), ("custom-call.1", "__cudnn$fmhaSoftmaxBackward"), ("copy.2", "copy")),)
+    whole = ("loop_add_fusion_4", "Memset 0", "cudnn_bprop", "void cudnn::convert", "MemcpyD2D")
+    attention = ["custom-call.1"] * 3
+    assert graphs.instructions(whole, schedules) == ("loop_add_fusion.4", *attention, "copy.2")
+    for odd in (("loop_mul_fusion",), ("loop_add_fusion_4", "nvjet_sm90"), (*whole, "nvjet_sm90"), ("Memset 0",)):
+        assert graphs.instructions(odd, schedules) == odd
+    sums = ((("custom-call.1", "__cublas$lt$matmul"), ("custom-call.2", "__cublas$lt$matmul")),)
+    parts = ("nvjet_sm90_a", "cublasLt::splitKreduce_kernel", "nvjet_sm90_a")
+    assert graphs.instructions(parts, sums) == ("custom-call.1", "custom-call.1", "custom-call.2")

@@ -49,7 +49,7 @@ def chip(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
         "notes": "Measured by coopt in a child process. Every share below is of the fastest product measured.",
         "sources": {SOURCE: {"title": said, "date": date}},
         "peak": {name: _seen(units.show(rate, "FLOP/s", digits=6)) for name, rate in peaks.items()},
-        "vector": _seen(units.show(max(peaks.values()), "FLOP/s", digits=6), kind="assumed"),
+        "vector": _seen(units.show(peaks.get("fp32", min(peaks.values())), "FLOP/s", digits=6), kind="assumed"),
         "memory": _memory(measured),
     }
     if cpu:
@@ -61,14 +61,18 @@ def chip(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
         "matmul_16": _seen(round(share, 4)),
         "depth": _seen(round(depth, 2)),
         "stream": {**_seen(1), "basis": "the bandwidth above is what a stream reaches"},
-        "kernel": {**_seen(units.show(measured["dispatch"]["time"], "s")), "basis": "a call; a kernel costs less"},
     }
-    if cpu:  # products of attention are products like others here
+    if cpu:  # products of attention are products like others here, and a call is not much more than a kernel
+        call = {**_seen(units.show(measured["dispatch"]["time"], "s")), "basis": "a call; a kernel costs less"}
         data["fitted"] |= {
+            "kernel": call,
             "attention": _seen(0.5, kind="assumed"),
             "attention_depth": _seen(CPU_TILE, kind="assumed"),
         }
     data["missing"] = dict.fromkeys(("power.tdp", "power.idle", "price.hour", "price.chip"), UNKNOWN)
+    if measured.get("idle"):
+        data["power"] = {"idle": {**_seen(units.show(measured["idle"], "W", digits=4)), "basis": "2 s of its counter"}}
+        del data["missing"]["power.idle"]
     return data
 
 

@@ -157,8 +157,8 @@ class Timed:
     def document(self) -> dict[str, Any]:
         """The block as `coopt measure --out` writes it and `coopt calibrate` reads it."""
         phases = self.answer.get("phases", {})
-        keys = ("time", "low", "high", "spread", "samples", "foreign", "pace", "compile_s", "flops", "bytes")
-        keys += ("memory", "collectives", "energy")
+        keys = ("time", "low", "high", "spread", "samples", "estimator", "foreign", "pace", "clock", "compile_s")
+        keys += ("flops", "bytes", "memory", "collectives", "energy")
         return {
             "name": name(self.job),
             "outcome": self.status,

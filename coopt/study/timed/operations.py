@@ -28,7 +28,7 @@ Swept = Mapping[str, Any]  # a row of a `sweep` job
 def usable(swept: Sequence[Swept]) -> list[Swept]:
     """The rows whose time can be believed, collectives aside: `links` are fitted to those."""
     kinds = ("matmul", "attention", "elementwise", "memory")
-    doubtful = {"not-repeated", "dispatch-bound", "work-removed", "beyond-peak"}
+    doubtful = {"not-repeated", "dispatch-bound", "work-removed", "beyond-peak", "brief"}
     return [
         row for row in swept
         if row["kind"] in kinds and math.isfinite(row["time"] or math.nan) and row["time"] > 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 import time
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coopt import units
 from coopt.problems import Problem, Refused
 from coopt.spec import load
 from coopt.spec.nouns import Hardware
@@ -59,7 +61,7 @@ def calibrate(options: Any, *, told: Progress = silent) -> dict[str, Any]:
             )
         )
     data = calibration.profile(chip, found, date=date, blocks=f"{found.blocks} blocks {_origin(options)}")
-    spent = energy.fitted(timed)
+    spent = energy.fitted(timed, _hardware(data, options.profile_path), idle=_idle(sources))
     data = energy.profile(data, spent) if spent else data
     out = Path(options.out) if options.out else sources[0][0].parent / f"{data['name']}-calibrated.yaml"
     write_whole(out, as_yaml(data).encode())
@@ -97,14 +99,14 @@ def _surveyed(options: Any, told: Progress) -> tuple[Path, dict[str, Any]]:
         here = machines.measure_host(None, executor, date=time.strftime("%Y-%m-%d"), deadline_s=deadline)
         told("measuring this host", 1, 1)
         hardware = _hardware(named or here.chip, options.profile_path)
-        done = 0
+        done, counters = 0, 0 if hardware.family == "cpu" else energy.ASKED
 
         def clock(job: dict[str, Any]) -> blocks.Timed:
             nonlocal done
             told("timing the most telling blocks", done, survey.MOST)
             done += 1
-            # No candidates: nobody takes their results. Joules of boards with a counter.
-            asked = {**job, "check": 0} | ({} if hardware.family == "cpu" else {"energy": 1})
+            # No candidates: nobody takes their results. Joules of the first ones, on boards with a counter.
+            asked = {**job, "check": 0} | ({"energy": 1} if done <= counters else {})
             return blocks.of_record(job, bench.do(None, executor, asked, deadline_s=deadline))
 
         jobs = survey.pool(hardware)
@@ -155,6 +157,12 @@ def _read(name: str, runs: str) -> tuple[Path, dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(Problem(file=str(path), field="measured", expected="measurements", got=str(error)[:80])) from None
     return path, data
+
+
+def _idle(sources: Sequence[tuple[Path, Mapping[str, Any]]]) -> float:
+    """Watts of the board that blocks were timed on, with nothing running; NaN where its counter was not asked."""
+    said = [(source.get("profile") or {}).get("power", {}).get("idle") for _, source in sources]
+    return next((units.parse(one["value"], "W") for one in said if one), math.nan)
 
 
 def _chip(options: Any, sources: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, Any]:

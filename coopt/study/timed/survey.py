@@ -11,22 +11,27 @@ import numpy as np
 
 from coopt.spec.nouns import PRECISIONS, RECOMPUTE, Hardware, LayerKind, Layout, Model
 from coopt.study.timed import blocks, constants
-from coopt.study.timed.blocks import SLACK, Timed
+from coopt.study.timed.blocks import Timed
 from coopt.study.timed.calibration import LEAST, NOISE
 from coopt.study.timed.choosing import informative
 
 POOL = 160  # shapes among which is chosen
 MOST = 48  # blocks that are timed
 SURE = 0.02  # log units by which constants may leave predictions off, below which another block tells nothing
-SECONDS = (1e-3, 0.4)  # of a block, forward and backward, by what is known before
+SECONDS = {"cpu": (4e-3, 1.6)}  # of a block, forward and backward, by what is known before
+SECONDS_ELSEWHERE = (4e-3, 0.05)  # a call of a small program takes a millisecond of a host, and more than a GPU
 WIDTHS = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
-HEAD = 64
+UNIT = 64  # of a feed-forward's width
+HEADS = {"cpu": (64,)}  # sizes of heads
+HEADS_ELSEWHERE = (64, 128)
+TRAINED = 1 / 8  # of the fastest type's peak, below which nobody trains in a type: float32 on a GPU
 
 
 def types(hardware: Hardware) -> list[str]:
-    """The recipes that a machine has peaks for, of those that blocks are timed in."""
-    return [name for name, position in (("fp32", 0), ("bf16", 2)) if hardware.peak[position] > 0]
+    """The recipes that a machine trains in, of those that blocks are timed in."""
+    peaks = {name: hardware.peak[position] for name, position in (("fp32", 0), ("bf16", 2))}
+    return [name for name, peak in peaks.items() if peak > TRAINED * max(peaks.values())]
 
 
 def pool(hardware: Hardware, *, count: int = POOL, seed: int = 0) -> list[dict[str, Any]]:
@@ -34,29 +39,32 @@ def pool(hardware: Hardware, *, count: int = POOL, seed: int = 0) -> list[dict[s
     rng = np.random.default_rng(seed)
     kinds = types(hardware)
     fused = float(hardware.family != "cpu")
+    sizes = HEADS.get(hardware.family, HEADS_ELSEWHERE)
+    least, most = SECONDS.get(hardware.family, SECONDS_ELSEWHERE)
     drawn: list[dict[str, Any]] = []
     for _ in range(100):
-        tried = [_drawn(rng, kinds, fused) for _ in range(count)]
+        tried = [_drawn(rng, kinds, sizes, fused) for _ in range(count)]
         for at, ops in blocks.counted(tried):
             _, both = blocks.passes(ops, hardware)
             for position, seconds in zip(at, np.broadcast_to(both, at.shape), strict=True):
-                if SECONDS[0] <= seconds / SLACK and seconds <= SLACK * SECONDS[1]:
+                if least <= seconds <= most:
                     drawn.append(tried[int(position)])
         if len(drawn) >= count:
             break
     return list({blocks.key(job): job for job in drawn}.values())[:count]
 
 
-def _drawn(rng: np.random.Generator, kinds: list[str], fused: float) -> dict[str, Any]:
+def _drawn(rng: np.random.Generator, kinds: list[str], sizes: tuple[int, ...], fused: float) -> dict[str, Any]:
     d_model = int(rng.choice(WIDTHS))
-    heads = d_model // HEAD
+    size = int(rng.choice(sizes)) if len(sizes) > 1 else sizes[0]
+    heads = d_model // size
     divisors = [n for n in range(1, heads + 1) if heads % n == 0]
     kind = LayerKind(
         count=1.0,
         heads=float(heads),
         kv_heads=float(heads if rng.random() < 0.6 else rng.choice(divisors)),
-        head_dim=float(HEAD),
-        d_ff=float(HEAD * round(d_model * float(rng.choice([2.0, 8 / 3, 3.0, 4.0])) / HEAD)),
+        head_dim=float(size),
+        d_ff=float(UNIT * round(d_model * float(rng.choice([2.0, 8 / 3, 3.0, 4.0])) / UNIT)),
         gated=float(rng.random() < 0.5),
     )
     layout = Layout(
