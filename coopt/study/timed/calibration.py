@@ -25,6 +25,7 @@ from coopt.study.timed.constants import FLOOR, SPREAD, before, fit
 
 NOISE = 0.05  # log units a timing may be off beyond its own spread
 LEAST = 3  # blocks below which nothing is fitted
+SAME = ("batched", "backward_32", "backward_16", "passes", "passes_back")  # as a profile has them, names and all
 FOLDS = 10  # in which blocks are left out of the fit
 
 
@@ -143,9 +144,7 @@ def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: st
         **data.get("fitted", {}),
         "matmul_16": fitted(_rounded(share), "matmul_32"),
         "depth": fitted(_rounded(found.constants["depth"]), "depth"),
-        "batched": fitted(_rounded(found.constants["batched"]), "batched"),
-        "passes": fitted(_rounded(found.constants["passes"]), "passes"),
-        "passes_back": fitted(_rounded(found.constants["passes_back"]), "passes_back"),
+        **{name: fitted(_rounded(found.constants[name]), name) for name in SAME},
         "stream": fitted(1, basis="the bandwidth above is what a stream reaches"),
         "attention": fitted(_rounded(found.constants["attention"]), "attention"),
         "kernel": fitted(units.show(found.constants["kernel"], "s", digits=6), "kernel"),

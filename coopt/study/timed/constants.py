@@ -26,6 +26,8 @@ SPREAD = {
     "depth": 1.0,
     "tile": 1.0,
     "batched": 1.0,
+    "backward_32": 0.1,  # rate of products in a backward pass over that forward: 1 unless blocks insist
+    "backward_16": 0.1,
     "bandwidth": 0.8,  # B/s
     "passes": 0.7,
     "passes_back": 0.7,
@@ -38,6 +40,8 @@ LIMITS = {
     "depth": (1.0, 4096.0),
     "tile": (1.0, 512.0),
     "batched": (0.01, 4.0),
+    "backward_32": (0.01, 4.0),
+    "backward_16": (0.01, 4.0),
     "bandwidth": (1e8, 1e14),
     "passes": (0.1, 30.0),
     "passes_back": (0.2, 20.0),
@@ -56,6 +60,8 @@ def constants_of(hardware: Hardware) -> dict[str, float]:
         "depth": float(hardware.depth),
         "tile": math.sqrt(float(hardware.tile_m * hardware.tile_n)),
         "batched": float(hardware.batched),
+        "backward_32": float(hardware.backward[0]),
+        "backward_16": float(hardware.backward[2]),
         "bandwidth": float(hardware.bandwidth),
         "passes": float(hardware.passes),
         "passes_back": float(hardware.passes_back),
@@ -66,12 +72,17 @@ def constants_of(hardware: Hardware) -> dict[str, float]:
 
 def with_constants(hardware: Hardware, constants: Mapping[str, Any]) -> Hardware:
     """The machine with those constants; leaves may be arrays."""
-    wide, half = constants["matmul_32"], constants["matmul_16"]
     own = ("depth", "batched", "bandwidth", "passes", "passes_back", "attention", "kernel")
     same = {name: constants[name] for name in own}
+
+    def by_type(name: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
+        wide, half = constants[f"{name}_32"], constants[f"{name}_16"]
+        return (wide, wide, half, half, *known[4:])
+
     return replace(
         hardware,
-        matmul=(wide, wide, half, half, *hardware.matmul[4:]),
+        matmul=by_type("matmul", hardware.matmul),
+        backward=by_type("backward", hardware.backward),
         tile_m=constants["tile"],
         tile_n=constants["tile"],
         attention_backward=BACKWARD * constants["attention"],
