@@ -352,6 +352,18 @@ def test_slow_products_backward_are_found_by_type(here, rng, tmp_path: Path):
         assert blocks.predicted(job, again) == pytest.approx(blocks.predicted(job, hidden), rel=0.1)
 
 
+def test_a_block_alone_in_its_format_is_fitted_and_not_held_out(here, rng):
+    """Nothing else speaks of its format: left out, it would say how wrong a machine is of which nothing was timed."""
+    hidden = constants.with_constants(here, {**constants.constants_of(here), "matmul_16": 2.5, "backward_16": 0.1})
+    jobs = [*(block(d, 1.0) for d in (256, 384, 512, 640)), block(640, 2.0, precision=PRECISIONS["bf16"])]
+    found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
+    assert found is not None and found.blocks == 5
+    assert found.held_out["rows"] == 8 and found.held_out["max_ape"] < 0.1 and found.sigma < 0.1
+    assert found.constants["backward_16"] == pytest.approx(0.1, rel=0.3)
+    every = calibration.calibrate(here, timed_by(hidden, [*jobs, block(448, 2.0, precision=PRECISIONS["bf16"])], rng))
+    assert every is not None and every.held_out["rows"] == 12
+
+
 def test_blocks_faster_than_every_product_raise_the_peak(here, rng, tmp_path: Path):
     """A host measured while it was busy: blocks then run faster than its peak, which is put right, not exceeded."""
     hidden = constants.with_constants(here, {**constants.constants_of(here), "matmul_32": 1.8})
