@@ -33,7 +33,7 @@ def matmul_time(hardware: Hardware, row: Row) -> Leaf:
     filling the pipeline. With w = batch m' n' / (tile_m tile_n cores) waves and s = tile_k / (k + tile_k):
 
         compute = sqrt(w^2 + s^2) cores tile_m tile_n 2 (k + depth) / (efficiency peak)
-        time = sqrt(compute^2 + memory^2) / (batched, where there are several)
+        time = sqrt(compute^2 + memory^2) / (batched, where there are several; backward, in a backward pass, by type)
 
     Against measured GEMMs (m >= 64, over 10 us, held out) this form is within 7-11% on three GPU generations.
     """
@@ -45,7 +45,11 @@ def matmul_time(hardware: Hardware, row: Row) -> Leaf:
     rate = at_least(peak(hardware, row.type) * choose(row.type, hardware.matmul), 1.0)
     compute = root_sum(waves, sliced) * (2.0 * area) * (row.k + hardware.depth) / rate
     time = root_sum(compute, blocked_time(hardware, row))
-    return time if always(hardware.batched, 1.0) else time / where(row.batch > 1.5, hardware.batched, 1.0)
+    if not always(hardware.batched, 1.0):
+        time = time / where(row.batch > 1.5, hardware.batched, 1.0)
+    if row.phase == "backward" and not all(always(rate, 1.0) for rate in hardware.backward):
+        time = time / choose(row.type, hardware.backward)
+    return time
 
 
 def blocked_time(hardware: Hardware, row: Row) -> Leaf:

@@ -245,6 +245,7 @@ class Hardware:
     matmul: tuple[Leaf, ...] = (0.7,) * len(TYPES)  # share of the peak, large matmuls, by type
     depth: Leaf = 256.0  # reduction length k at which a matmul reaches half of that
     batched: Leaf = 1.0  # rate of many products side by side over that of one alone; 1 with kernels made for them
+    backward: tuple[Leaf, ...] = (1.0,) * len(TYPES)  # rate of products in a backward pass over that forward, by type
     attention: Leaf = 0.5  # share of the peak, fused attention forward
     attention_backward: Leaf = 0.4
     attention_depth: Leaf = 1000.0  # sequence length at which fused attention reaches half of that

@@ -85,8 +85,10 @@ def resolve(
         ported=_value(files.stack.fields.ported.get(family), 1.0) * _value(files.chip.fields.attention, 1.0),
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
-    # A chip that was calibrated with a stack says itself what pointwise kernels move, and how products batch.
-    own = {key: fitted[key] for key in ("passes", "passes_back", "batched") if key in fitted}
+    # A chip that was calibrated with a stack says itself what pointwise kernels move, and how products fare in it.
+    own: dict[str, Any] = {key: fitted[key] for key in ("passes", "passes_back", "batched") if key in fitted}
+    wide, half = (fitted.get(f"backward_{bits}", 1.0) for bits in (32, 16))
+    own["backward"] = (wide, wide, half, half, *bare.backward[4:])
     return _with_own_links(replace(applied(bare, fitted, shares), **own), files)
 
 

@@ -64,6 +64,8 @@ class Fitted(Strict):
     matmul_4: Quantity[Efficiency] | None = None
     depth: Quantity[Positive] | None = None
     batched: Quantity[Positive] | None = None  # rate of many products side by side over one alone
+    backward_32: Quantity[Positive] | None = None  # rate of products in a backward pass over those forward, 32 bits
+    backward_16: Quantity[Positive] | None = None
     attention: Quantity[Efficiency] | None = None
     attention_depth: Quantity[Positive] | None = None
     stream: Quantity[Efficiency] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -276,8 +277,11 @@ def _timed(run: Run, executor: Executor, study: Study, first: list[Screened], ai
     """Compiles and times the blocks that the decision needs, at most as many as the study asks for."""
     wanted = int(study.measure)
     screened = first[machines.clocked(study)]
-    distinct = screening.best(screened, key=lambda plan: blocks.key(blocks.of_plan(plan)))
-    plans = [found for found, _ in zip((f for f in distinct if blocks.alone(f[0])), range(wanted * MORE), strict=False)]
+    most, key = wanted * MORE, lambda plan: blocks.key(blocks.of_plan(plan))
+    plans: list[tuple[Candidate, float]] = []
+    for one in screening.of_each_recipe(study, screened, distinct=most, key=key, path=aim.path):
+        plans += itertools.islice((found for found in screening.best(one, key=key) if blocks.alone(found[0])), most)
+    plans.sort(key=lambda found: found[1])
     listed = shortlist(plans, hardware=screened.hardware, objective=study.objective, own=study.block)
     usable = 0
 

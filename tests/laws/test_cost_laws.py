@@ -16,7 +16,7 @@ import pytest
 from coopt.cost import estimate
 from coopt.ops import count
 from coopt.ops.shapes import matmul_weights, model_flops, parameters
-from coopt.spec.nouns import VERDICTS, Cost, Hardware, LayerKind, Layout, Model, Tier, training
+from coopt.spec.nouns import TYPES, VERDICTS, Cost, Hardware, LayerKind, Layout, Model, Tier, training
 from coopt.tree import replace
 from tests.laws import strategies
 from tests.laws.strategies import SHAPES, Case, Draw, cases, told
@@ -85,6 +85,10 @@ def _matmul(machine: Hardware, factor: np.ndarray) -> Hardware:
     return replace(machine, matmul=tuple(1.0 - (1.0 - share) / factor for share in machine.matmul))
 
 
+def _backward(machine: Hardware, factor: np.ndarray) -> Hardware:
+    return replace(machine, backward=tuple(rate * factor for rate in machine.backward))
+
+
 BETTER: dict[str, Change] = {
     "FLOP/s": _peaks,
     "memory bandwidth": _field("bandwidth"),
@@ -96,6 +100,7 @@ BETTER: dict[str, Change] = {
     "memory share": _share("stream"),
     "matmul depth": _less("depth"),
     "batches of products": _field("batched"),
+    "products backward": _backward,
     "attention depth": _less("attention_depth"),
     "launch": _less("kernel"),
     "dispatch": _less("dispatch"),
@@ -134,6 +139,26 @@ def test_a_better_machine_is_never_slower(name, request):
     seed = request.config.getoption("--seed")
     shape = SHAPES[list(BETTER).index(name) % len(SHAPES)]
     never_slower(seed, QUICK, shape, name)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("type", ["fp32", "bf16"])
+def test_slow_products_backward_slow_products_of_their_type_alone(type, shape, request):
+    """A fourth of the rate backward, of one type: its products there take four times as long, and no row else moves."""
+    case = cases(np.random.default_rng(request.config.getoption("--seed")), QUICK, shape)
+    code = TYPES.index(type)
+    rates = tuple(0.25 if position == code else 1.0 for position in range(len(TYPES)))
+    ops = count(case.model, case.layout, case.workload)
+    before = estimate(ops, case.hardware).once
+    after = estimate(ops, replace(case.hardware, backward=rates)).once
+    moved = 0
+    for row, was, now in zip(ops.rows, before, after, strict=False):
+        own = (row.kind == "matmul" and row.phase == "backward") & (wide(row.type, case) == code)
+        launch = wide(row.launches * case.hardware.kernel, case)
+        longer = np.where(own, 4.0 * (wide(was, case) - launch) + launch, wide(was, case))
+        holds(case, np.isclose(wide(now, case), longer, rtol=ROUNDING), (f"{row.name} before", was), ("after", now))
+        moved += np.count_nonzero(own)
+    assert moved > 0
 
 
 @pytest.mark.nightly

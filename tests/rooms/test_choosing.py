@@ -15,6 +15,7 @@ from coopt.spec import load
 from coopt.study.screened import screening
 from coopt.study.timed import afresh, blocks, calibration, constants, profiled, shortlist, survey
 from coopt.study.timed.choosing import choose
+from coopt.tree import replace
 from tests.rooms.test_study import SMALL, WORK, here, study, swept, timed_by  # noqa: F401  `here` is a fixture
 
 
@@ -146,6 +147,30 @@ def test_the_loop_stops_when_the_ranking_is_decided(here, rng):  # noqa: F811
 
 def _of(found, job):
     return next((block for block in found.timed if block.job == job), None)
+
+
+def test_a_block_of_each_recipe_is_among_the_first(here, rng):  # noqa: F811
+    """The best plans are all of one recipe; what the machine makes of the other shows in its own blocks alone."""
+    asking = study(space=SMALL, workload=WORK, layout={**study().layout, "precision": ["fp32", "bf16"]}, measure=6)
+    believed = replace(here, peak=tuple(10.0 * rate if at == 2 else rate for at, rate in enumerate(here.peak)))
+    key = lambda plan: blocks.key(blocks.of_plan(plan))  # noqa: E731
+    told = swept(asking, believed)
+    alike = [plan.layout.precision.name for plan, _ in screening.best(told, key=key, most=6)]
+    assert set(alike) == {"bf16"}, "or there is nothing to find"
+    each = list(screening.of_each_recipe(asking, told, distinct=6, key=key))
+    plans = sorted((found for one in each for found in list(screening.best(one, key=key))[:6]), key=lambda f: f[1])
+    assert [plan.layout.precision.name for plan, _ in plans] == ["bf16"] * 6 + ["fp32"] * 6
+    hidden = constants.with_constants(believed, {**constants.constants_of(believed), "backward_16": 0.02})
+    listed = shortlist.shortlist(plans, hardware=believed, objective="time_per_token")
+    found = shortlist.time_blocks(listed, lambda job: timed_by(hidden, [job], rng)[0], wanted=6)
+    first = [block.job["layout"]["precision"]["linear"] for block in found.timed]
+    assert first[:2] == [2.0, 0.0] and first.count(0.0) >= 3, (
+        "the rest tells the plans apart that are still in question"
+    )
+    fitted = calibration.calibrate(believed, found.timed)
+    machine = constants.with_constants(believed, fitted.constants)
+    assert next(screening.best(swept(asking, machine), key=key))[0].layout.precision.name == "fp32"
+    assert next(screening.best(swept(asking, hidden), key=key))[0].layout.precision.name == "fp32"
 
 
 def test_an_objective_without_time_stops_after_the_least(here, rng):  # noqa: F811

@@ -281,7 +281,8 @@ def test_winner_on_an_edge_is_said(here):
 def block(d: int, micro_batch: float, **layout):
     kind = LayerKind(count=12.0, heads=d / 64, kv_heads=d / 64, head_dim=64.0, d_ff=4.0 * d, gated=0.0)
     model = Model(name="gpt", d_model=float(d), vocab=32768.0, kinds=(kind,))
-    cut = Layout(micro_batch=micro_batch, fused_attention=0.0, precision=PRECISIONS["fp32"], **layout)
+    layout = {"fused_attention": 0.0, "precision": PRECISIONS["fp32"], **layout}
+    cut = Layout(micro_batch=micro_batch, **layout)
     return blocks.job(model, cut, seq_len=256)
 
 
@@ -331,6 +332,36 @@ def test_calibrated_profile_loads_and_predicts_the_same(here, rng, tmp_path: Pat
     for job in jobs:
         assert blocks.predicted(job, again) == pytest.approx(blocks.predicted(job, fitted), rel=1e-3)
     assert float(again.sigma) == pytest.approx(found.sigma, rel=1e-3)
+
+
+def test_slow_products_backward_are_found_by_type(here, rng, tmp_path: Path):
+    """16-bit products ten times slower in a backward pass alone: found by a few blocks, two of them in 16 bits."""
+    known = constants.constants_of(here)
+    hidden = constants.with_constants(here, {**known, "matmul_16": 2.5, "backward_16": 0.1, "passes_back": 2.0})
+    halves = {"precision": PRECISIONS["bf16"]}
+    jobs = [*(block(d, 1.0) for d in (256, 384, 512, 640)), *(block(d, 2.0, **halves) for d in (448, 640))]
+    found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
+    assert found is not None
+    assert found.constants["backward_16"] == pytest.approx(0.1, rel=0.2)
+    assert found.constants["backward_32"] == pytest.approx(1.0, rel=0.1)
+    data = calibration.profile(host.chip(MEASURED, date=DATE), found, date=DATE, blocks="six blocks")
+    (tmp_path / "backward.yaml").write_text(emit.as_yaml(data))
+    again = load.resolve(str(tmp_path / "backward.yaml"), chips=1, stack="jax")
+    assert again.backward[2] == again.backward[3] == pytest.approx(found.constants["backward_16"], rel=1e-4)
+    for job in (block(768, 1.0), block(768, 2.0, **halves)):
+        assert blocks.predicted(job, again) == pytest.approx(blocks.predicted(job, hidden), rel=0.1)
+
+
+def test_a_block_alone_in_its_format_is_fitted_and_not_held_out(here, rng):
+    """Nothing else speaks of its format: left out, it would say how wrong a machine is of which nothing was timed."""
+    hidden = constants.with_constants(here, {**constants.constants_of(here), "matmul_16": 2.5, "backward_16": 0.1})
+    jobs = [*(block(d, 1.0) for d in (256, 384, 512, 640)), block(640, 2.0, precision=PRECISIONS["bf16"])]
+    found = calibration.calibrate(here, timed_by(hidden, jobs, rng))
+    assert found is not None and found.blocks == 5
+    assert found.held_out["rows"] == 8 and found.held_out["max_ape"] < 0.1 and found.sigma < 0.1
+    assert found.constants["backward_16"] == pytest.approx(0.1, rel=0.3)
+    every = calibration.calibrate(here, timed_by(hidden, [*jobs, block(448, 2.0, precision=PRECISIONS["bf16"])], rng))
+    assert every is not None and every.held_out["rows"] == 12
 
 
 def test_blocks_faster_than_every_product_raise_the_peak(here, rng, tmp_path: Path):

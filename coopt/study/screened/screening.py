@@ -87,6 +87,20 @@ def screen(
         keep *= 8
 
 
+def of_each_recipe(
+    study: Study, screened: Screened, *, distinct: int, key: Callable[[Candidate], Hashable], path: Any = None
+) -> Iterator[Screened]:
+    """A study's sweep again for each recipe that it may choose, since the best of all may be of one recipe alone."""
+    offered = next((one.labels for one in screened.space.axes if one.name == "precision"), ())
+    if len(offered) < 2:
+        yield screened
+        return
+    for name in offered:
+        alone = study.model_copy(update={"layout": {**study.layout, "precision": [name]}})
+        yield screen(alone, screened.family, screened.hardware, screened.law, distinct=distinct, key=key,
+                     pareto=False, path=path)  # fmt: skip
+
+
 def best(
     screened: Screened, *, key: Callable[[Candidate], Hashable], most: int | None = None
 ) -> Iterator[tuple[Candidate, float]]:

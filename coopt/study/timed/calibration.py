@@ -21,10 +21,11 @@ from coopt.spec.nouns import Hardware
 from coopt.study.timed import operations
 from coopt.study.timed.afresh import repeat, together
 from coopt.study.timed.blocks import PASSES, Timed, clock_of, counted, pace_of, settled
-from coopt.study.timed.constants import FLOOR, SPREAD, before, fit
+from coopt.study.timed.constants import FLOOR, before, fit
 
 NOISE = 0.05  # log units a timing may be off beyond its own spread
 LEAST = 3  # blocks below which nothing is fitted
+SAME = ("batched", "backward_32", "backward_16", "passes", "passes_back")  # as a profile has them, names and all
 FOLDS = 10  # in which blocks are left out of the fit
 
 
@@ -53,7 +54,7 @@ def calibrate(hardware: Hardware, timed: Sequence[Timed], swept: Sequence[Mappin
 
     Blocks and operations are compared at one pace of the host: see `blocks.settled`. A block that was timed in several
     processes is one row, their mean; how far such timings differ is what a timing may be off, and the least that
-    `sigma` can be.
+    `sigma` can be. A block alone in its number format is fitted and not held out: no other speaks of that format.
     """
     clock, pace = clock_of(timed), pace_of(timed)
     usable = together(settled(timed))
@@ -75,22 +76,29 @@ def calibrate(hardware: Hardware, timed: Sequence[Timed], swept: Sequence[Mappin
         out[len(usable) :] = False
         without = fit(hardware, every, np.where(out[:, None], np.nan, told), trust, start=found.z)
         left_out[out[: len(usable)]] = without.said(every)[0, out]
-    residual = (left_out - seen)[:, 1]
-    errors = np.array(list(SPREAD.values())) * np.sqrt(np.diag(found.covariance))
+    judged = _judged(usable)
+    left, shown = left_out[judged], seen[judged]
     return Calibrated(
         constants=found.constants(),
-        errors=dict(zip(SPREAD, map(float, errors), strict=True)),
-        sigma=max(FLOOR, float(np.sqrt(np.mean(residual**2))), again),
+        errors=found.errors(),
+        sigma=max(FLOOR, float(np.sqrt(np.mean((left - shown)[:, 1] ** 2))), again),
         before=_errors(before(hardware).said(groups)[0], seen),
         after=_errors(found.said(groups)[0], seen),
-        held_out=_errors(left_out, seen),
+        held_out=_errors(left, shown),
         blocks=len(usable),
         operations=len(alone),
         clock=clock,
         repeat=again,
-        tau=kendall_tau(left_out[:, 1], seen[:, 1]),
-        tau_ceiling=noise_ceiling(np.exp(seen[:, 1]), np.exp(seen[:, 1]) / weight[:, 1]),
+        tau=kendall_tau(left[:, 1], shown[:, 1]),
+        tau_ceiling=noise_ceiling(np.exp(shown[:, 1]), np.exp(shown[:, 1]) / weight[judged, 1]),
     )
+
+
+def _judged(usable: Sequence[Sequence[Timed]]) -> np.ndarray:
+    """Which blocks an error is held out from: those whose number format another has as well, or else all."""
+    formats = [block[0].job["layout"]["precision"]["linear"] for block in usable]
+    shared = np.array([formats.count(one) > 1 for one in formats])
+    return shared if shared.any() else ~shared
 
 
 def _noise(block: Sequence[Timed], clock: str, again: float) -> list[float]:
@@ -143,9 +151,7 @@ def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: st
         **data.get("fitted", {}),
         "matmul_16": fitted(_rounded(share), "matmul_32"),
         "depth": fitted(_rounded(found.constants["depth"]), "depth"),
-        "batched": fitted(_rounded(found.constants["batched"]), "batched"),
-        "passes": fitted(_rounded(found.constants["passes"]), "passes"),
-        "passes_back": fitted(_rounded(found.constants["passes_back"]), "passes_back"),
+        **{name: fitted(_rounded(found.constants[name]), name) for name in SAME},
         "stream": fitted(1, basis="the bandwidth above is what a stream reaches"),
         "attention": fitted(_rounded(found.constants["attention"]), "attention"),
         "kernel": fitted(units.show(found.constants["kernel"], "s", digits=6), "kernel"),

@@ -19,13 +19,15 @@ from coopt.spec.nouns import Hardware, Ops
 from coopt.study.timed.blocks import passes
 from coopt.tree import replace
 
-# Standard deviation, in log units, by which blocks may move each constant from where it stood.
+# Standard deviation, in log units, by which blocks may move each constant from where it stood: see `moved`.
 SPREAD = {
     "matmul_32": 0.7,  # share of the peak, products in 32 bits
     "matmul_16": 0.7,
     "depth": 1.0,
     "tile": 1.0,
     "batched": 1.0,
+    "backward_32": 0.2,  # rate of products in a backward pass over that forward: 1 unless blocks insist
+    "backward_16": 0.2,
     "bandwidth": 0.8,  # B/s
     "passes": 0.7,
     "passes_back": 0.7,
@@ -38,6 +40,8 @@ LIMITS = {
     "depth": (1.0, 4096.0),
     "tile": (1.0, 512.0),
     "batched": (0.01, 4.0),
+    "backward_32": (0.01, 4.0),
+    "backward_16": (0.01, 4.0),
     "bandwidth": (1e8, 1e14),
     "passes": (0.1, 30.0),
     "passes_back": (0.2, 20.0),
@@ -46,6 +50,7 @@ LIMITS = {
 }
 FLOOR = 0.03  # least sigma of a calibrated machine: blocks are not whole steps
 STEP = 1e-4  # of a constant in units of its spread, for slopes
+FAR = 10.0  # of z, beyond which every constant is at its limit
 
 
 def constants_of(hardware: Hardware) -> dict[str, float]:
@@ -56,6 +61,8 @@ def constants_of(hardware: Hardware) -> dict[str, float]:
         "depth": float(hardware.depth),
         "tile": math.sqrt(float(hardware.tile_m * hardware.tile_n)),
         "batched": float(hardware.batched),
+        "backward_32": float(hardware.backward[0]),
+        "backward_16": float(hardware.backward[2]),
         "bandwidth": float(hardware.bandwidth),
         "passes": float(hardware.passes),
         "passes_back": float(hardware.passes_back),
@@ -66,12 +73,17 @@ def constants_of(hardware: Hardware) -> dict[str, float]:
 
 def with_constants(hardware: Hardware, constants: Mapping[str, Any]) -> Hardware:
     """The machine with those constants; leaves may be arrays."""
-    wide, half = constants["matmul_32"], constants["matmul_16"]
     own = ("depth", "batched", "bandwidth", "passes", "passes_back", "attention", "kernel")
     same = {name: constants[name] for name in own}
+
+    def by_type(name: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
+        wide, half = constants[f"{name}_32"], constants[f"{name}_16"]
+        return (wide, wide, half, half, *known[4:])
+
     return replace(
         hardware,
-        matmul=(wide, wide, half, half, *hardware.matmul[4:]),
+        matmul=by_type("matmul", hardware.matmul),
+        backward=by_type("backward", hardware.backward),
         tile_m=constants["tile"],
         tile_n=constants["tile"],
         attention_backward=BACKWARD * constants["attention"],
@@ -79,9 +91,21 @@ def with_constants(hardware: Hardware, constants: Mapping[str, Any]) -> Hardware
     )
 
 
+def moved(z: np.ndarray) -> np.ndarray:
+    """Log units by which constants are moved: spread x sinh(z), for z ~ N(0, 1).
+
+    Near 0 that is a normal prior of that spread; its tails let go, so that a constant which hardly ever moves (a narrow
+    spread) moves far where blocks insist, and no other takes its place.
+
+    >>> [round(float(moved(np.full(len(SPREAD), z))[0]), 2) for z in (0.1, 1.0, 3.0)]
+    [0.07, 0.82, 7.01]
+    """
+    return np.array(list(SPREAD.values())) * np.sinh(np.clip(z, -FAR, FAR))
+
+
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Constants with their uncertainty, by blocks or before any: `z` are log units of SPREAD from where they stood."""
+    """Constants with their uncertainty, by blocks or before any: `z` as `moved` has them."""
 
     hardware: Hardware  # where they stood
     z: np.ndarray
@@ -93,7 +117,7 @@ class Fit:
         points = np.atleast_2d(self.z if z is None else z)
         low, high = (np.log([LIMITS[name][side] for name in SPREAD]) for side in (0, 1))
         middle = np.log(list(constants_of(self.hardware).values()))
-        values = np.exp(np.clip(middle + points * np.array(list(SPREAD.values())), low, high))
+        values = np.exp(np.clip(middle + moved(points), low, high))
         leaves = {name: values[:, [position]] for position, name in enumerate(SPREAD)}
         told = np.empty((len(points), sum(len(at) for at, _ in groups), 2))
         for at, ops in groups:
@@ -106,12 +130,17 @@ class Fit:
         points = self.said(groups, around)
         return (points[: len(self.z)] - points[len(self.z) :]) / (2 * STEP)
 
+    def errors(self) -> dict[str, float]:
+        """Standard errors of their logarithms, by the names of SPREAD."""
+        slope = np.array(list(SPREAD.values())) * np.cosh(np.clip(self.z, -FAR, FAR))
+        return dict(zip(SPREAD, map(float, slope * np.sqrt(np.diag(self.covariance))), strict=True))
+
     def constants(self) -> dict[str, float]:
         """SI, by the names of SPREAD."""
         start = constants_of(self.hardware)
         found = {
-            name: float(np.clip(start[name] * math.exp(z * SPREAD[name]), *LIMITS[name]))
-            for name, z in zip(SPREAD, self.z, strict=True)
+            name: float(np.clip(start[name] * math.exp(log), *LIMITS[name]))
+            for name, log in zip(SPREAD, moved(self.z), strict=True)
         }
         return found | {"tile": float(round(found["tile"]))}  # whole elements, as a profile has them
 

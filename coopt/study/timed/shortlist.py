@@ -62,25 +62,27 @@ def _elasticity(plan: Candidate) -> float:
 def time_blocks(listed: Shortlist, clock: Callable[[dict[str, Any]], Timed], *, wanted: int) -> Timings:
     """Times blocks one after another; stops when as many as wanted have usable times, or the decision is made.
 
-    The best plan's block is first; then always the block that is worth most to the decision. A few are timed in any
-    case, since fewer calibrate nothing. `clock` may remember: the same answers lead to the same order.
+    The best plan's block is first, and that of the best plan in each other recipe, since what is wrong of all blocks in
+    one shows in nothing else; then always the block that is worth most to the decision. A few are timed in any case,
+    since fewer calibrate nothing. `clock` may remember: the same answers lead to the same order.
     """
     timed: dict[int, Timed] = {}
     if not listed.jobs:
         return Timings()
-    groups, number = blocks.counted(listed.jobs), 0
+    groups = blocks.counted(listed.jobs)
+    names = [plan.layout.precision.name for plan in listed.plans]
+    opening = [names.index(name) for name in dict.fromkeys(names)]
     least = CALIBRATING if listed.elasticity.any() else LEAST
-    choice, known = None, constants.before(listed.hardware)
-    while choice is None or len(timed) < len(listed.jobs):
+    choice, known = Choice(worth=np.zeros(len(names)), regret=math.nan), constants.before(listed.hardware)
+    for turn in range(min(len(listed.jobs), wanted * MORE)):
+        worth, untried = choice.worth, [i for i in range(len(names)) if i not in timed]
+        number = opening[turn] if turn < len(opening) else max(untried, key=lambda i: (worth[i], -i))
         work = listed.jobs[number]
         timed[number] = blocks.believed(clock(work), blocks.peak_of(work, listed.hardware))
         choice, known = _choice(listed, groups, timed, known)
         usable = sum(block.usable for block in timed.values())
         if usable >= wanted or usable >= least and choice.decided:
             break
-        worth = choice.worth
-        untried = [i for i in range(len(listed.jobs)) if i not in timed]
-        number = max(untried, key=lambda i: (worth[i], -i), default=0)
     return Timings(tuple(timed.values()), choice.regret, choice.decided)
 
 
