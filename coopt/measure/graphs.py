@@ -14,9 +14,10 @@ from collections.abc import Sequence
 
 NAMED = "command_buffer"  # how XLA calls its graphs
 CLEARS = "Memset"
+COPY = "copy"
 SUMS = "splitk"  # in the names of kernels that add up what others have computed in parts
 
-Launch = tuple[str, str]  # an instruction's name, and the library that it calls: "" for a fusion, "copy" for a copy
+Launch = tuple[str, str]  # an instruction's name, and the library that it calls: "" for a fusion, COPY for a copy
 Schedules = tuple[tuple[Launch, ...], ...]  # of the computations of a module
 
 
@@ -46,11 +47,12 @@ def _along(kernels: Sequence[str], schedule: Sequence[Launch], fusions: frozense
         if kernel.startswith(CLEARS):
             waiting += 1
             continue
-        if at and SUMS in kernel.lower() and schedule[at - 1][1]:
+        more = at > 0 and schedule[at - 1][1] not in ("", COPY) and _stem(kernel) not in fusions  # of the last library
+        if more and SUMS in kernel.lower():
             pass
         elif at < len(schedule) and _is(kernel, schedule[at], fusions):
             at += 1
-        elif not at or not schedule[at - 1][1] or _stem(kernel) in fusions:
+        elif not more:
             return ()
         found += [schedule[at - 1][0]] * (waiting + 1)
         waiting = 0
@@ -61,7 +63,7 @@ def _is(kernel: str, launch: Launch, fusions: frozenset[str]) -> bool:
     name, library = launch
     if not library:
         return _stem(kernel) == _stem(name)
-    if library == "copy":
+    if library == COPY:
         return kernel.startswith("Memcpy")
     return _stem(kernel) not in fusions and ("cudnn" in library) == ("cudnn" in kernel)
 

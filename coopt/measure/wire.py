@@ -11,7 +11,7 @@ import collections
 from collections.abc import Iterator
 from typing import Any
 
-from coopt.measure.graphs import Schedules
+from coopt.measure.graphs import COPY, Schedules
 
 PLANES, PLANE_NAME, EVENT_METADATA = 1, 2, 4  # XSpace.planes; XPlane.name, .event_metadata (a map: 1 key, 2 value)
 METADATA_NAME, METADATA_STATS, STAT_BYTES = 2, 5, 6  # XEventMetadata.name, .stats; XStat.bytes_value
@@ -94,7 +94,7 @@ def launches(module: bytes) -> Schedules:
     for computation in (value for number, value in parts if number == MODULE_COMPUTATIONS):
         for one in (dict(fields(value)) for number, value in fields(computation) if number == INSTRUCTIONS):
             opcode = one.get(OPCODE, b"")
-            library = {b"fusion": "", b"copy": "copy", b"custom-call": one.get(TARGET, b"").decode()}.get(opcode)
+            library = {b"fusion": "", b"copy": COPY, b"custom-call": one.get(TARGET, b"").decode()}.get(opcode)
             if library is not None:
                 launching[one.get(INSTRUCTION_ID, 0)] = (one[NAME].decode(), library)
     orders = [_packed(dict(fields(dict(fields(entry))[2])).get(1, b""))

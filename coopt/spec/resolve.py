@@ -10,7 +10,7 @@ from typing import Any
 
 from coopt.problems import Problem, Refused
 from coopt.spec import nouns
-from coopt.spec.constants import SATURATION, applied
+from coopt.spec.constants import BACKWARD, SATURATION, applied
 from coopt.spec.find import Folders
 from coopt.spec.machine import Machine, machine, overridden
 from coopt.spec.profiles import Profile
@@ -85,10 +85,13 @@ def resolve(
         ported=_value(files.stack.fields.ported.get(family), 1.0) * _value(files.chip.fields.attention, 1.0),
         sigma=_value(constants.sigma, fitted["sigma"]),
     )
-    # A chip that was calibrated with a stack says itself what pointwise kernels move, and how products fare in it.
+    # A chip that was calibrated with a stack says itself what its kernels of attention reach, what pointwise ones move,
+    # and how products fare in it.
     own: dict[str, Any] = {key: fitted[key] for key in ("passes", "passes_back", "batched") if key in fitted}
     wide, half = (fitted.get(f"backward_{bits}", 1.0) for bits in (32, 16))
     own["backward"] = (wide, wide, half, half, *bare.backward[4:])
+    if "passes" in fitted:
+        own |= {"attention": fitted["attention"], "attention_backward": BACKWARD * fitted["attention"]}
     return _with_own_links(replace(applied(bare, fitted, shares), **own), files)
 
 

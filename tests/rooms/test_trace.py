@@ -164,10 +164,10 @@ def test_phases_and_words_of_what_jax_writes():
     assert trace.words("") == ()
 
 
-@pytest.fixture(scope="module")
-def h200(tmp_path_factory, repository):
+@pytest.fixture
+def h200(tmp_path, repository):
     """Three runs of a block, forward and backward, on an H200: every kernel was launched by one CUDA graph."""
-    file = tmp_path_factory.mktemp("h200") / "gpu.xplane.pb"
+    file = tmp_path / "gpu.xplane.pb"
     file.write_bytes(gzip.decompress((repository / "tests/data/h200_block.xplane.pb.gz").read_bytes()))
     return trace.read(file)
 

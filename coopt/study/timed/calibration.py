@@ -21,11 +21,12 @@ from coopt.spec.nouns import Hardware
 from coopt.study.timed import operations
 from coopt.study.timed.afresh import repeat, together
 from coopt.study.timed.blocks import PASSES, Timed, clock_of, counted, pace_of, settled
-from coopt.study.timed.constants import FLOOR, before, fit
+from coopt.study.timed.constants import FLOOR, SPREAD, before, fit
 
 NOISE = 0.05  # log units a timing may be off beyond its own spread
 LEAST = 3  # blocks below which nothing is fitted
 SAME = ("batched", "backward_32", "backward_16", "passes", "passes_back")  # as a profile has them, names and all
+SPOKEN = 0.5  # of its spread, below which the error of a type's share must be for blocks to have spoken of it
 FOLDS = 10  # in which blocks are left out of the fit
 
 
@@ -129,10 +130,13 @@ def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: st
         basis = basis or ("" if error is None else f"standard error {error:.2g} of its logarithm")
         return said | ({"basis": basis} if basis else {})
 
-    shares = {"fp32": found.constants["matmul_32"], "tf32": found.constants["matmul_32"]}
-    shares = {kind: shares.get(kind, found.constants["matmul_16"]) for kind in ("fp32", "tf32", "bf16", "fp16")}
+    names = {"fp32": "matmul_32", "tf32": "matmul_32", "bf16": "matmul_16", "fp16": "matmul_16"}
+    names = {kind: name for kind, name in names.items() if kind in data["peak"]}
+    spoken = {kind: name for kind, name in names.items() if found.errors[name] < SPOKEN * SPREAD[name]} or names
+    shares = {kind: found.constants[name] for kind, name in spoken.items()}
     # One share for all wide types stands in a profile; what a type reaches beyond it goes into that type's peak.
-    share = min(1.0, max(shares[kind] for kind in data["peak"] if kind in shares))
+    best = max(shares, key=shares.__getitem__)
+    share = min(1.0, shares[best])
     data["peak"] = {
         kind: _scaled(said, shares[kind] / share, fitted) if kind in shares else said
         for kind, said in data["peak"].items()
@@ -149,7 +153,7 @@ def profile(chip: Mapping[str, Any], found: Calibrated, *, date: str, blocks: st
     data["tile"] = {**data.get("tile", {}), "m": tile, "n": tile, "source": "calibrated", "kind": "fitted"}
     data["fitted"] = {
         **data.get("fitted", {}),
-        "matmul_16": fitted(_rounded(share), "matmul_32"),
+        "matmul_16": fitted(_rounded(share), names[best]),
         "depth": fitted(_rounded(found.constants["depth"]), "depth"),
         **{name: fitted(_rounded(found.constants[name]), name) for name in SAME},
         "stream": fitted(1, basis="the bandwidth above is what a stream reaches"),

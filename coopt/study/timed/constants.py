@@ -48,6 +48,7 @@ LIMITS = {
     "attention": (0.01, 1.0),
     "kernel": (1e-8, 1e-3),
 }
+CAUGHT = 1.2  # times the bandwidth of an accelerator's memory that blocks may see of it: caches hold little of a block
 FLOOR = 0.03  # least sigma of a calibrated machine: blocks are not whole steps
 STEP = 1e-4  # of a constant in units of its spread, for slopes
 FAR = 10.0  # of z, beyond which every constant is at its limit
@@ -103,6 +104,14 @@ def moved(z: np.ndarray) -> np.ndarray:
     return np.array(list(SPREAD.values())) * np.sinh(np.clip(z, -FAR, FAR))
 
 
+def limits(hardware: Hardware) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest values of the constants of a machine, in the order of SPREAD."""
+    low, high = (np.array([LIMITS[name][side] for name in SPREAD]) for side in (0, 1))
+    if hardware.family != "cpu":
+        high[list(SPREAD).index("bandwidth")] = CAUGHT * float(hardware.bandwidth)
+    return low, high
+
+
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """Constants with their uncertainty, by blocks or before any: `z` as `moved` has them."""
@@ -115,7 +124,7 @@ class Fit:
     def said(self, groups: Sequence[tuple[np.ndarray, Ops]], z: np.ndarray | None = None) -> np.ndarray:
         """Log seconds `(points, blocks, 2)` of blocks, forward and with backward; `z` is `(points, constants)`."""
         points = np.atleast_2d(self.z if z is None else z)
-        low, high = (np.log([LIMITS[name][side] for name in SPREAD]) for side in (0, 1))
+        low, high = np.log(limits(self.hardware))
         middle = np.log(list(constants_of(self.hardware).values()))
         values = np.exp(np.clip(middle + moved(points), low, high))
         leaves = {name: values[:, [position]] for position, name in enumerate(SPREAD)}
@@ -137,11 +146,9 @@ class Fit:
 
     def constants(self) -> dict[str, float]:
         """SI, by the names of SPREAD."""
-        start = constants_of(self.hardware)
-        found = {
-            name: float(np.clip(start[name] * math.exp(log), *LIMITS[name]))
-            for name, log in zip(SPREAD, moved(self.z), strict=True)
-        }
+        start = np.array(list(constants_of(self.hardware).values()))
+        values = np.clip(start * np.exp(moved(self.z)), *limits(self.hardware))
+        found = dict(zip(SPREAD, map(float, values), strict=True))
         return found | {"tile": float(round(found["tile"]))}  # whole elements, as a profile has them
 
 
