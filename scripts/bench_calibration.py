@@ -20,6 +20,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -92,15 +93,15 @@ def swept() -> dict:
     return finite({"blocks": [], "operations": rows, "profile": dict(here.chip)})
 
 
-def prior(chip: dict):
+def prior(chip: Mapping):
     """The machine that a fit begins from: the one that `--hardware` names, or this host as it was measured."""
     return load.resolve(HARDWARE.value, chips=1, stack="jax") if HARDWARE.value else resolved(chip)
 
 
-def resolved(chip: dict):
+def resolved(chip: Mapping):
     """The machine of a chip's file."""
     file = Path(f".{chip['name']}.yaml")
-    file.write_text(as_yaml(chip), encoding="utf-8")
+    file.write_text(as_yaml(dict(chip)), encoding="utf-8")
     try:
         return load.resolve(str(file), chips=1, stack="jax")
     finally:

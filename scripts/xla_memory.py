@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from coopt.measure import kept, topology
-from coopt.measure.compile import memory_of
+from coopt.measure import topology
+from coopt.measure.compile import memory_of, toolchain
 from coopt.measure.step import step
 from coopt.spec.profiles import hardware_table
 from coopt.study.scored import memory
@@ -36,7 +36,7 @@ def compiled(row: dict[str, str]) -> dict[str, str]:
     program = jax.jit(built.function, donate_argnums=(0, 1)).lower(*built.arguments).compile()
     found = memory_of(program.memory_analysis())
     parts = {part: f"{found[part]:.0f}" for part in ("arguments", "temporary", "total")}
-    tools = kept.toolchain()
+    tools = toolchain()
     return row | parts | {"jax": tools["jax"], "libtpu": tools["libtpu"], "date": time.strftime("%Y-%m-%d")}
 
 

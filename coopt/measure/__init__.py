@@ -14,6 +14,7 @@ from typing import Any, cast
 import jax
 
 from coopt import workers
+from coopt.measure.host import heap
 from coopt.measure.jobs import block_job
 from coopt.measure.measurement import Measurement
 from coopt.problems import Problem, Refused
@@ -59,7 +60,7 @@ def measure(
     if isolation not in ISOLATION:
         raise Refused(Problem(field="isolation", expected="one of " + ", ".join(ISOLATION), got=repr(isolation)[:40]))
     job = block_job(model, layout, seq_len=seq_len, **more)
-    with workers.serial() if isolation == "none" else workers.process(preload=(JOB,)) as executor:
+    with workers.serial() if isolation == "none" else workers.process(preload=(JOB,), environment=heap()) as executor:
         outcome = executor.run(workers.Job(f"{JOB}:run_job", job, deadline_s, lease=DEVICE))
     answer = outcome.result or {}
     phases = answer.get("phases", {})

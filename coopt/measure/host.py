@@ -19,6 +19,7 @@ from coopt.measure import clock, energy
 from coopt.measure.compile import compile_program
 from coopt.measure.formats import DTYPES
 from coopt.measure.jobs import real
+from coopt.workers import HEAP
 from coopt.workers.kernel import available_memory
 
 SIZES = {"cpu": (256, 512, 1024, 2048)}
@@ -105,6 +106,16 @@ def accelerators() -> list[str]:
         if vendor in VENDORS and not kind.startswith(HOST_SIDE):
             found.append(f"{vendor[2:]}:{number[2:]}")
     return found
+
+
+def heap() -> dict[str, str]:
+    """How children keep their memory: as programs on a CPU want it, and of itself where there is an accelerator.
+
+    XLA keeps an accelerator's memory, and the threads of its compiler wait for each other where all share one heap:
+    beside an H200 with sixteen cores a block compiled in 6.4 s in children with one, in 1.2 s in a process without.
+    """
+    elsewhere = accelerators() and not os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+    return {} if elsewhere else dict(HEAP)
 
 
 def unused(platform: str) -> str:

@@ -28,12 +28,12 @@ RESIDENT_LIMIT = 4 << 30  # B above which a worker is not used again
 # Children keep what they free (glibc), as an accelerator's allocator does. Else each execution of a large block asks
 # the kernel for its pages anew: clearing them takes up to four fifths of its time, and is most of what differs from one
 # run to the next.
-HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
+HEAP = MappingProxyType({"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"})
 
 
 @contextlib.contextmanager
 def process(
-    preload: tuple[str, ...] = ("jax",), *, reuse: int = 1, environment: Mapping[str, str] = MappingProxyType({})
+    preload: tuple[str, ...] = ("jax",), *, reuse: int = 1, environment: Mapping[str, str] = HEAP
 ) -> Iterator[ProcessExecutor]:
     """An executor whose jobs run in child processes; leaving the context ends all of them.
 
@@ -71,7 +71,7 @@ class _Worker:
 class ProcessExecutor:
     """See `process`. Threads may share one executor."""
 
-    def __init__(self, preload: tuple[str, ...], reuse: int, environment: Mapping[str, str] = MappingProxyType({})):
+    def __init__(self, preload: tuple[str, ...], reuse: int, environment: Mapping[str, str] = HEAP):
         self._preload = preload
         self._environment = environment
         self._reuse = reuse
@@ -174,7 +174,7 @@ class ProcessExecutor:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**HEAP, **self._environment, **os.environ, "PYTHONPATH": folders},
+                env={**self._environment, **os.environ, "PYTHONPATH": folders},
             )
         ours.settimeout(START_LIMIT)
         message, _ = frames.receive(ours)

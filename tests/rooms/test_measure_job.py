@@ -169,8 +169,10 @@ def test_an_accelerator_that_is_not_used_is_said(tmp_path, monkeypatch):
     assert host.accelerators() == ["10de:2330"]
     assert "jax[cuda13]" in host.unused("cpu") and not host.unused("gpu")
     assert bench.place()["accelerators"] == ["10de:2330"]
+    assert not host.heap()  # of itself
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert not host.unused("cpu")
+    assert host.heap() == workers.HEAP
 
 
 def test_a_time_below_the_speed_of_light_is_no_result(executor):

@@ -66,7 +66,10 @@ def opened(awake: bool, how: How | None = None, *, reuse: int = REUSE, again: bo
         with slurm(PRELOAD, workers=how.workers, folder=how.folder) as queue:
             yield queue
     else:
-        with workers.process(preload=PRELOAD, reuse=reuse, environment=_programs() if again else {}) as executor:
+        from coopt.measure.host import heap
+
+        environment = heap() | (_programs() if again else {})
+        with workers.process(preload=PRELOAD, reuse=reuse, environment=environment) as executor:
             if awake:  # the server's imports take seconds on one core; there is something else to do meanwhile
                 threading.Thread(target=_wake, args=(executor,), daemon=True, name="bench").start()
             yield executor
@@ -119,8 +122,10 @@ def place() -> dict[str, Any]:
 
 def flags() -> dict[str, str]:
     """The environment that changes what is compiled, and how a child's memory is kept."""
+    from coopt.measure.host import heap
+
     found = {name: os.environ[name] for name in sorted(os.environ) if name in FLAGS or name.startswith("JAX_")}
-    return found | {name: os.environ.get(name, value) for name, value in workers.HEAP.items()}
+    return found | {name: os.environ.get(name, value) for name, value in heap().items()}
 
 
 @functools.cache

@@ -56,7 +56,8 @@ def pool(hardware: Hardware, *, count: int = POOL, seed: int = 0) -> list[dict[s
 
 def _drawn(rng: np.random.Generator, kinds: list[str], sizes: tuple[int, ...], fused: float) -> dict[str, Any]:
     d_model = int(rng.choice(WIDTHS))
-    size = int(rng.choice(sizes)) if len(sizes) > 1 else sizes[0]
+    size, *more = sizes
+    size = int(rng.choice(sizes)) if more else size
     heads = d_model // size
     divisors = [n for n in range(1, heads + 1) if heads % n == 0]
     kind = LayerKind(
