@@ -114,8 +114,12 @@ def heap() -> dict[str, str]:
     XLA keeps an accelerator's memory, and the threads of its compiler wait for each other where all share one heap:
     beside an H200 with sixteen cores a block compiled in 6.4 s in children with one, in 1.2 s in a process without.
     """
-    elsewhere = accelerators() and not os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
-    return {} if elsewhere else dict(HEAP)
+    return {} if attached() else dict(HEAP)
+
+
+def attached() -> bool:
+    """Whether blocks here run on an accelerator, as far as the bus and the environment say; no backend is started."""
+    return bool(accelerators()) and not os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
 
 
 def unused(platform: str) -> str:

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from coopt import workers
+from coopt.commands.parse import parse
 from coopt.measure import check, host, sweep
 from coopt.measure.job import FIELDS, run_job
 from coopt.measure.jobs import block_job, layout_of, model_of
 from coopt.problems import Refused
 from coopt.spec.nouns import PRECISIONS, LayerKind, Layout, Model
 from coopt.store.identity import finite
-from coopt.study.given import bench
+from coopt.study.given import asked, bench
 from coopt.study.timed import blocks
 
 KIND = LayerKind(count=2.0, heads=4.0, kv_heads=2.0, head_dim=16.0, d_ff=128.0)
@@ -170,9 +171,15 @@ def test_an_accelerator_that_is_not_used_is_said(tmp_path, monkeypatch):
     assert "jax[cuda13]" in host.unused("cpu") and not host.unused("gpu")
     assert bench.place()["accelerators"] == ["10de:2330"]
     assert not host.heap()  # of itself
+    asked_here = asked.question(parse(["search", "--model=llama3-8b"]))
+    assert asked_here.data["layout"]["fused_attention"] == [1] and "an accelerator is attached" in str(
+        asked_here.assumed
+    )
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert not host.unused("cpu")
     assert host.heap() == workers.HEAP
+    asked_here = asked.question(parse(["search", "--model=llama3-8b"]))
+    assert asked_here.data["layout"]["fused_attention"] == [0] and "accelerator" not in str(asked_here.assumed)
 
 
 def test_a_time_below_the_speed_of_light_is_no_result(executor):

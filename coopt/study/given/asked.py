@@ -71,8 +71,11 @@ def _few_words(options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     stack = options.stack or ("jax" if hardware == HOST else "generic")
     seq_len = options.seq_len
     said: tuple[str, ...] = ()
+    layout = _layouts() if hardware == HOST else {}
+    if accelerated := layout.get("fused_attention") == [1]:
+        said += ("bf16 with fused attention: an accelerator is attached",)
     if seq_len is None:
-        most = 512.0 if hardware == HOST else 8192.0
+        most = 8192.0 if hardware != HOST else 4096.0 if accelerated else 512.0
         seq_len = min(float(model.context) or 4096.0, most)
         said += (f"seq_len={seq_len:g}: the model's context, at most {most:g}",)
     batch = options.global_batch
@@ -90,14 +93,21 @@ def _few_words(options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
         "model": options.model,
         "machines": [machine],
         "workload": {"seq_len": int(seq_len), "global_batch": float(batch)},
-        "layout": {"precision": ["fp32", "bf16"], "fused_attention": [0], "micro_batch": [1, 2, 4]}
-        if hardware == HOST
-        else {},
+        "layout": layout,
         "stack": stack,
         "objective": "step_time",
         "measure": BLOCKS if hardware == HOST else 0,
     }
     return data, said
+
+
+def _layouts() -> dict[str, list[Any]]:
+    """Layouts of a model on this host: as its accelerator trains, or on a CPU, which has no kernel of attention."""
+    from coopt.measure.host import attached
+
+    if attached():
+        return {"precision": ["bf16"], "fused_attention": [1], "micro_batch": [1, 2, 4, 8]}
+    return {"precision": ["fp32", "bf16"], "fused_attention": [0], "micro_batch": [1, 2, 4]}
 
 
 def _flags(data: dict[str, Any], options: Any, *, given: bool) -> None:
