@@ -28,8 +28,8 @@ def instructions(kernels: tuple[str, ...], schedules: Schedules) -> tuple[str, .
     >>> schedule = (("loop_add_fusion.1", ""), ("custom-call.2", "__cublas$lt$matmul"), ("loop_add_fusion", ""))
     >>> instructions(("loop_add_fusion_1", "Memset 0", "nvjet_sm90_tst_128x128", "loop_add_fusion_1"), (schedule,))
     ('loop_add_fusion.1', 'custom-call.2', 'custom-call.2', 'loop_add_fusion')
-    >>> instructions(("nvjet_sm90_tst_128x128", "nvjet_sm90_tst_128x128"), (schedule,))
-    ('nvjet_sm90_tst_128x128', 'nvjet_sm90_tst_128x128')
+    >>> instructions(("nvjet_sm90_tst_128x128", "loop_slice_fusion"), (schedule,))
+    ('nvjet_sm90_tst_128x128', 'loop_slice_fusion')
     """
     for schedule in schedules:
         fusions = frozenset(_stem(name) for name, library in schedule if not library)
