@@ -32,14 +32,13 @@ def instructions(kernels: tuple[str, ...], schedules: Schedules) -> tuple[str, .
     ('nvjet_sm90_tst_128x128', 'loop_slice_fusion')
     """
     for schedule in schedules:
-        fusions = frozenset(_stem(name) for name, library in schedule if not library)
         for first in range(len(schedule)):
-            if found := _along(kernels, schedule[first:], fusions):
+            if found := _along(kernels, schedule[first:]):
                 return found
     return kernels
 
 
-def _along(kernels: Sequence[str], schedule: Sequence[Launch], fusions: frozenset[str]) -> tuple[str, ...]:
+def _along(kernels: Sequence[str], schedule: Sequence[Launch]) -> tuple[str, ...]:
     """The instructions of kernels that begin where the schedule does; nothing where the two part."""
     found: list[str] = []
     at = waiting = 0  # `waiting`: kernels that clear memory for the next one
@@ -47,10 +46,10 @@ def _along(kernels: Sequence[str], schedule: Sequence[Launch], fusions: frozense
         if kernel.startswith(CLEARS):
             waiting += 1
             continue
-        more = at > 0 and schedule[at - 1][1] not in ("", COPY) and _stem(kernel) not in fusions  # of the last library
+        more = at > 0 and schedule[at - 1][1] not in ("", COPY) and not _ours(kernel)  # of the last library
         if more and SUMS in kernel.lower():
             pass
-        elif at < len(schedule) and _is(kernel, schedule[at], fusions):
+        elif at < len(schedule) and _is(kernel, schedule[at]):
             at += 1
         elif not more:
             return ()
@@ -59,13 +58,18 @@ def _along(kernels: Sequence[str], schedule: Sequence[Launch], fusions: frozense
     return tuple(found + [schedule[at - 1][0]] * waiting) if at else ()
 
 
-def _is(kernel: str, launch: Launch, fusions: frozenset[str]) -> bool:
+def _is(kernel: str, launch: Launch) -> bool:
     name, library = launch
     if not library:
         return _stem(kernel) == _stem(name)
     if library == COPY:
         return kernel.startswith("Memcpy")
-    return _stem(kernel) not in fusions and ("cudnn" in library) == ("cudnn" in kernel)
+    return not _ours(kernel) and ("cudnn" in library) == ("cudnn" in kernel)
+
+
+def _ours(kernel: str) -> bool:
+    """Whether a kernel is named as XLA names those that it writes itself."""
+    return re.fullmatch(r"\w*fusion\w*|wrapped_\w+", kernel) is not None
 
 
 def _stem(name: str) -> str:
