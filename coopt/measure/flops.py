@@ -9,6 +9,9 @@ from typing import Any
 import jax
 from jax.extend import core
 
+# Products of cuDNN's kernels of attention, by JAX's names: scores and values; backward, scores again and four more.
+ATTENTION = {"dot_product_attention_fwd_wrapper": 2.0, "dot_product_attention_bwd_wrapper": 5.0}
+
 
 def products(function: Callable, arguments: tuple) -> float:
     """2 b m n k over all products of a function on these arguments, over all devices together; loops in full.
@@ -29,6 +32,10 @@ def of(jaxpr: Any) -> float:
             ((contracted, _), _) = one.params["dimension_numbers"]
             left = one.invars[0].aval.shape
             total += 2.0 * math.prod(one.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+            continue
+        if name in ATTENTION:  # operands are (batch, sequence, heads, size); the whole square of scores, as written out
+            (batch, length, heads, size), keys = one.invars[0].aval.shape, one.invars[1].aval.shape[1]
+            total += ATTENTION[name] * 2.0 * batch * heads * length * keys * size
             continue
         if name == "scan":
             times = float(one.params["length"])

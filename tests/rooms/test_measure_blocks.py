@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from coopt.measure import candidate as candidates
+from coopt.measure import flops
 from coopt.measure.check import DOUBLE
 from coopt.measure.compile import compile_program
 from coopt.measure.weights import parameters
@@ -324,3 +325,22 @@ def test_numbers_of_eight_bits_multiply_to_nearly_the_same(name, bits, word, off
 def test_formats_without_blocks_are_refused_by_name(recipe):
     with pytest.raises(Refused, match=recipe):
         build(model("llama"), dataclasses.replace(FP32, precision=PRECISIONS[recipe]))
+
+
+def test_products_of_a_fused_kernel_of_attention_are_counted(monkeypatch):
+    """What cuDNN computes is no product of a program: scores and values; backward, scores again and four more."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    for name in ("check_cudnn_version", "check_compute_capability"):
+        monkeypatch.setattr(cudnn, name, lambda *_, **__: 91900, raising=False)
+    q, k = (jax.ShapeDtypeStruct((2, 128, heads, 64), jnp.bfloat16) for heads in (8, 2))
+
+    def counted(implementation, back):
+        def core(q, k, v):
+            return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
+
+        return flops.products(lambda q, k, v: jax.vjp(core, q, k, v)[1](q) if back else core(q, k, v), (q, k, k))
+
+    one = 2.0 * 2 * 8 * 128 * 128 * 64
+    assert counted("cudnn", False) == counted("xla", False) == 2 * one
+    assert counted("xla", True) == 6 * one and counted("cudnn", True) == 7 * one
