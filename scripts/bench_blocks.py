@@ -11,6 +11,7 @@ that pricing counts, without recomputation. `--peak` (FLOP/s) is the chip's; wit
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -32,6 +33,7 @@ PEAK = flags.DEFINE_float("peak", 0.0, "FLOP/s of the chip in that precision")
 TURNS = flags.DEFINE_integer("turns", 3, "timings of each")
 SECONDS = flags.DEFINE_float("seconds", 1.0, "of each timing")
 OUT = flags.DEFINE_string("out", "", "where to keep the timings, as JSON")
+BUILT = ("full", "dense", True, False, 2)  # mixer, feed-forward, gate, biases and norms of the layer by hand
 COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 
 
@@ -108,6 +110,9 @@ def products(model, layout: Layout, seq_len: int) -> float:
 def compared(name: str, seq_len: int, micro_batch: int) -> dict:
     """Both layers of one shape, timed by turns."""
     model = load.model(name)
+    kind = model.kinds[0]
+    if (kind.mixer, kind.feedforward, bool(kind.gated), bool(kind.bias), int(kind.norms)) != BUILT:
+        raise app.UsageError(f"{name}: the layer by hand has full attention, a gated feed-forward and no biases")
     fused = float(jax.default_backend() == "gpu" and PRECISION.value != "fp32")
     layout = Layout(micro_batch=float(micro_batch), precision=PRECISIONS[PRECISION.value], fused_attention=fused)
     work, floor = products(model, layout, seq_len), clock.dispatch_floor()
@@ -139,6 +144,8 @@ def main(_: list[str]) -> None:
     print(f"{device.device_kind}, jax {jax.__version__}, {PRECISION.value}")
     found = []
     for shape in SHAPES.value:
+        if not re.fullmatch(r"[^:]+(:[1-9]\d*){2}", shape):
+            raise app.UsageError(f"--shapes: expected model:seq_len:micro_batch, as llama3-8b:4096:2, got {shape}")
         name, seq_len, micro_batch = shape.split(":")
         print(shape)
         found.append(compared(name, int(seq_len), int(micro_batch)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import platform
@@ -27,6 +28,7 @@ SIZES_ELSEWHERE = (1024, 2048, 4096, 8192)
 FORMATS = ("fp32", "bf16")
 BUS = Path("/sys/bus/pci/devices")
 VENDORS = {"0x10de": ("NVIDIA's GPUs", "'jax[cuda13]'"), "0x1ae0": ("Google's TPUs", "'jax[tpu]'")}
+PLUGINS = {"10de": ("jax_cuda13_plugin", "jax_cuda12_plugin"), "1ae0": ("libtpu",)}  # modules that JAX finds them by
 HOST_SIDE = ("0x01", "0x02", "0x04", "0x06", "0x0c")  # PCI classes: disks, networks, sound, bridges, USB
 TRIAD = {"cpu": 1 << 24}  # elements an array of the memory test: 64 MiB in float32, beyond a CPU's caches
 TRIAD_ELSEWHERE = 1 << 28  # 1 GiB
@@ -118,8 +120,13 @@ def heap() -> dict[str, str]:
 
 
 def attached() -> bool:
-    """Whether blocks here run on an accelerator, as far as the bus and the environment say; no backend is started."""
-    return bool(accelerators()) and not os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+    """Whether blocks here run on an accelerator: one is on the bus, JAX has its plugin, and nobody asks for the CPU.
+
+    No backend is started: the process that asks would hold the device.
+    """
+    plugins = {plugin for here in accelerators() for plugin in PLUGINS[here.partition(":")[0]]}
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    return not asked.startswith("cpu") and any(importlib.util.find_spec(plugin) is not None for plugin in plugins)
 
 
 def unused(platform: str) -> str:

@@ -170,7 +170,10 @@ def test_an_accelerator_that_is_not_used_is_said(tmp_path, monkeypatch):
     assert host.accelerators() == ["10de:2330"]
     assert "jax[cuda13]" in host.unused("cpu") and not host.unused("gpu")
     assert bench.place()["accelerators"] == ["10de:2330"]
-    assert not host.heap()  # of itself
+    monkeypatch.setattr(host, "PLUGINS", {"10de": ("no_such_plugin",)})
+    assert not host.attached() and host.heap() == workers.HEAP  # what JAX cannot use, it does not
+    monkeypatch.setattr(host, "PLUGINS", {"10de": ("no_such_plugin", "json")})
+    assert host.attached() and not host.heap()  # of itself
     asked_here = asked.question(parse(["search", "--model=llama3-8b"]))
     assert asked_here.data["layout"]["fused_attention"] == [1] and "an accelerator is attached" in str(
         asked_here.assumed

@@ -19,6 +19,9 @@ from coopt.study.given.schema import HOST, OBJECTIVES, Study
 
 DEFAULT = Path(__file__).with_name("default.yaml")
 LAW = "chinchilla-besiroglu"
+# Layouts of a model on this host: on a CPU, which has no kernel of attention, and as an accelerator trains.
+LAYOUT = {"precision": ["fp32", "bf16"], "fused_attention": [0], "micro_batch": [1, 2, 4]}
+ACCELERATED = {"precision": ["bf16"], "fused_attention": [1], "micro_batch": [1, 2, 4, 8]}
 BLOCKS = 8  # compiled and timed where a study on this host does not say how many
 
 
@@ -66,13 +69,16 @@ def _file(name: str, path: Any) -> dict[str, Any]:
 
 def _few_words(options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A study of one model, from flags alone; what they leave out is filled in and said."""
+    from coopt.measure.host import attached  # needs jax, which asking for help does not
+
     model = load.model(options.model, path=options.profile_path)
     hardware = options.hardware or HOST
     stack = options.stack or ("jax" if hardware == HOST else "generic")
     seq_len = options.seq_len
     said: tuple[str, ...] = ()
-    layout = _layouts() if hardware == HOST else {}
-    if accelerated := layout.get("fused_attention") == [1]:
+    accelerated = hardware == HOST and attached()
+    layout = (ACCELERATED if accelerated else LAYOUT) if hardware == HOST else {}
+    if accelerated:
         said += ("bf16 with fused attention: an accelerator is attached",)
     if seq_len is None:
         most = 8192.0 if hardware != HOST else 4096.0 if accelerated else 512.0
@@ -93,21 +99,12 @@ def _few_words(options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
         "model": options.model,
         "machines": [machine],
         "workload": {"seq_len": int(seq_len), "global_batch": float(batch)},
-        "layout": layout,
+        "layout": copy.deepcopy(layout),
         "stack": stack,
         "objective": "step_time",
         "measure": BLOCKS if hardware == HOST else 0,
     }
     return data, said
-
-
-def _layouts() -> dict[str, list[Any]]:
-    """Layouts of a model on this host: as its accelerator trains, or on a CPU, which has no kernel of attention."""
-    from coopt.measure.host import attached
-
-    if attached():
-        return {"precision": ["bf16"], "fused_attention": [1], "micro_batch": [1, 2, 4, 8]}
-    return {"precision": ["fp32", "bf16"], "fused_attention": [0], "micro_batch": [1, 2, 4]}
 
 
 def _flags(data: dict[str, Any], options: Any, *, given: bool) -> None:
